@@ -1,0 +1,1 @@
+"""Collisionless, expirable embedding tables: in memory, in one commit log, in Redis. No model, no event, no HTTP."""

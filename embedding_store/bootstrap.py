@@ -1,0 +1,176 @@
+"""The whole of a shard from Redis: the rows, then the entries past the mark."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import orjson
+
+from embedding_store.codec import decode_rows
+from embedding_store.commit import ROOT, Commit, CommitId, decode
+from embedding_store.errors import BadBytes, LogTrimmed
+from embedding_store.keys import BUCKETS
+from embedding_store.log import CommitLog
+from embedding_store.optimizers import STATE_WIDTH
+from embedding_store.redis_client import translated
+from embedding_store.settings import TableSettings
+from embedding_store.shard import Shard
+
+_SCAN = 4096
+_ATTEMPTS = 20
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A shard as of one commit.
+
+    Attributes:
+        shard: Its rows.
+        id: The commit; ROOT for an empty store.
+        definition: JSON of whoever committed; empty for an empty store.
+        positions: Consumed Kafka offsets, as committed.
+        parts: Opaque parts by name.
+        tail_bytes: Of each entry past the mark, so that the owner knows how much there is to fold.
+    """
+
+    shard: Shard
+    id: CommitId = ROOT
+    definition: bytes = b""
+    positions: dict[str, object] = field(default_factory=dict)
+    parts: dict[str, bytes] = field(default_factory=dict)
+    tail_bytes: list[tuple[CommitId, int]] = field(default_factory=list)
+
+    def apply(self, commit_id: CommitId, commit: Commit) -> None:
+        """Goes one commit on."""
+        shard = self.shard
+        for name in commit.dropped:
+            if name in shard.number:
+                shard.remove(shard.number[name], shard.table_ids(shard.number[name]))
+        for name, ids in commit.gone.items():
+            if name in shard.number:
+                shard.remove(shard.number[name], ids)
+        for block in commit.blocks:
+            shard.apply(block)
+        shard.clock_ms = max(shard.clock_ms, commit.clock_ms)
+        self.id = commit_id
+        self.definition = commit.definition
+        self.positions = dict(commit.positions)
+        self.parts.update(commit.parts)
+
+
+def stored_tables(definition: bytes) -> "Tables":
+    """The tables that a definition says the store holds, and the seed of their initial values.
+
+    The store reads ``tables``, ``retired`` and ``seed`` of the definition's JSON; the rest is its owner's.
+    """
+    value = orjson.loads(definition)
+    tables = [TableSettings.model_validate(table) for table in [*value["tables"], *value.get("retired", ())]]
+    return tuple(tables), int(value["seed"])
+
+
+def current_definition(log: CommitLog) -> bytes:
+    """The definition of the last commit; empty for an empty store."""
+    last = log.last()
+    if last is not None:
+        return decode(last.data).definition
+    with translated():
+        return log.client.hget(log.keys.parts, "definition") or b""
+
+
+Tables = tuple[tuple[TableSettings, ...], int]
+"""Tables in their order, and the seed of their rows' initial values."""
+
+
+def bootstrap(
+    log: CommitLog, learning: bool, lease_ms: int = 30_000, define: Callable[[bytes], Tables] = stored_tables
+) -> Snapshot | None:
+    """Reads a shard, up to the last commit.
+
+    Args:
+        log: Of the shard.
+        learning: Whether the rows keep their optimizer state.
+        lease_ms: How long trimming is held back at most.
+        define: The tables to hold, from the stored definition.
+
+    Returns:
+        The shard, or None for an empty store.
+
+    Raises:
+        LogTrimmed: If the log was trimmed under the reader again and again.
+        BadBytes: If something stored cannot be read.
+        StoreUnavailable: If Redis did not answer.
+    """
+    for _ in range(_ATTEMPTS):
+        reader = f"bootstrap-{secrets.token_hex(8)}"
+        mark = log.lease(reader, lease_ms)
+        try:
+            definition = current_definition(log)
+            if not definition:
+                if mark != ROOT or not log.state().empty:
+                    raise BadBytes(f"{log.keys.state} says that commits were made, but their rows and log are gone")
+                return None
+            tables, seed = define(definition)
+            snapshot = Snapshot(Shard(tables, seed, learning), mark)
+            _read_parts(log, snapshot)
+            for table in tables:
+                _read_rows(log, snapshot.shard, table.name)
+            catch_up(log, snapshot)
+            snapshot.shard.seq = snapshot.id.seq + 1
+            return snapshot
+        except LogTrimmed:
+            continue
+        finally:
+            log.release(reader)
+    raise LogTrimmed(
+        f"{log.keys.log} was trimmed while it was read, {_ATTEMPTS} times; raise store.log_bytes or store.lease"
+    )
+
+
+def _read_parts(log: CommitLog, snapshot: Snapshot) -> None:
+    with translated():
+        parts = {name.decode(): value for name, value in log.client.hgetall(log.keys.parts).items()}
+    meta = orjson.loads(parts.pop("meta", b"{}"))
+    snapshot.definition = parts.pop("definition", b"")
+    snapshot.positions = meta.get("positions", {})
+    snapshot.shard.clock_ms = meta.get("clock_ms", 0)
+    snapshot.parts = parts
+
+
+def scan_rows(log: CommitLog, table: str) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
+    """The stored rows of a table, some at a time: bucket, fields, rows. A row may come twice."""
+    for bucket in range(BUCKETS):
+        cursor = 0
+        while True:
+            with translated():
+                cursor, found = log.client.hscan(log.keys.rows(table, bucket), cursor, count=_SCAN)
+            if found:
+                yield bucket, list(found.keys()), list(found.values())
+            if cursor == 0:
+                break
+
+
+def _read_rows(log: CommitLog, shard: Shard, table: str) -> None:
+    for _, fields, rows in scan_rows(log, table):
+        for block in decode_rows(table, fields, rows, STATE_WIDTH):
+            shard.apply(block)
+
+
+def catch_up(log: CommitLog, snapshot: Snapshot) -> None:
+    """Applies every entry past the snapshot's commit.
+
+    Raises:
+        LogTrimmed: If an entry in between is gone.
+    """
+    while True:
+        entries = log.read(snapshot.id)
+        for entry in entries:
+            if entry.prev != snapshot.id:
+                raise LogTrimmed(f"commit {entry.id} follows {entry.prev}, not {snapshot.id}")
+            snapshot.apply(entry.id, decode(entry.data))
+            snapshot.tail_bytes.append((entry.id, len(entry.data)))
+        if not entries:
+            if log.state().head != snapshot.id:
+                if log.read(snapshot.id, count=1):
+                    continue
+                raise LogTrimmed(f"the last commit is {log.state().head}, but nothing follows {snapshot.id}")
+            return

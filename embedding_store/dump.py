@@ -1,0 +1,155 @@
+"""A shard as one canonical file: equal stores give equal bytes, and a loaded dump goes on identically.
+
+A line of JSON (format, clock, definition, offsets, tables), then every table's rows sorted by id with the cold row
+first, then the opaque parts, then a checksum. It holds no commit numbers, epochs, topic ids, Kafka timestamps or
+wall-clock times; expired rows are left out whether swept or not.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+
+from embedding_store.bootstrap import Snapshot, stored_tables
+from embedding_store.codec import COLD, Block, entry_dtype
+from embedding_store.commit import Commit, CommitId, encode
+from embedding_store.errors import BadBytes, NotEmpty
+from embedding_store.log import CommitLog, epoch_number
+from embedding_store.materializer import Fold
+from embedding_store.optimizers import STATE_WIDTH
+
+_FORMAT = "dolmen-dump-1"
+_LOAD_ROWS = 100_000
+
+
+class _Checked:
+    """Counts a checksum along."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.checksum = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.checksum = zlib.crc32(data, self.checksum)
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if len(data) != size:
+            raise BadBytes("the dump ends too early")
+        self.checksum = zlib.crc32(data, self.checksum)
+        return data
+
+    def readline(self) -> bytes:
+        data = self._file.readline()
+        self.checksum = zlib.crc32(data, self.checksum)
+        return data
+
+
+def write_dump(file: BinaryIO, snapshot: Snapshot) -> None:
+    """Writes a shard.
+
+    Args:
+        file: Open for writing.
+        snapshot: The whole shard, with optimizer state.
+    """
+    shard = snapshot.shard
+    out = _Checked(file)
+    order = sorted(range(len(shard.tables)), key=lambda t: shard.tables[t].name)
+    rows = [np.concatenate([[t], shard.live_rows(t)]) for t in order]
+    head = {
+        "format": _FORMAT,
+        "clock_ms": shard.clock_ms,
+        "definition": orjson.loads(snapshot.definition),
+        "offsets": _offsets(snapshot.positions),
+        "tables": [
+            {"name": shard.tables[t].name, "dim": shard.tables[t].dim, "rows": int(r.size)}
+            for t, r in zip(order, rows, strict=True)
+        ],
+        "parts": {name: len(data) for name, data in snapshot.parts.items()},
+    }
+    out.write(orjson.dumps(head, option=orjson.OPT_SORT_KEYS) + b"\n")
+    for t, some in zip(order, rows, strict=True):
+        for first in range(0, some.size, _LOAD_ROWS):
+            entries = shard.block(t, some[first : first + _LOAD_ROWS]).entries
+            entries["seq"] = 0
+            out.write(entries.tobytes())
+    for name in sorted(snapshot.parts):
+        out.write(snapshot.parts[name])
+    file.write(out.checksum.to_bytes(4, "little"))
+
+
+def _offsets(positions: Mapping[str, Any]) -> dict[str, Any]:
+    return {topic: position["offsets"] for topic, position in positions.items()}
+
+
+@dataclass(slots=True)
+class Dump:
+    """What a dump file holds.
+
+    Attributes:
+        commit: All of it as one commit, the positions without topic ids.
+    """
+
+    commit: Commit
+    rows: int = 0
+    tables: list[str] = field(default_factory=list)
+
+
+def read_dump(path: Path) -> Dump:
+    """Reads a dump and checks it.
+
+    Raises:
+        BadBytes: If the file is no dump, or damaged.
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        source = _Checked(file)
+        try:
+            head = orjson.loads(source.readline())
+            if head["format"] != _FORMAT:
+                raise BadBytes(f"{path}: the dump has format {head['format']!r}, this version reads {_FORMAT!r}")
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise BadBytes(f"{path}: is no dump of a store") from None
+        blocks = []
+        for table in head["tables"]:
+            dtype = entry_dtype(table["dim"], STATE_WIDTH)
+            data = source.read(table["rows"] * dtype.itemsize)
+            blocks.append(Block(table["name"], np.frombuffer(data, dtype=dtype)))
+        parts = {name: source.read(head["parts"][name]) for name in sorted(head["parts"])}
+        if file.read(4) != source.checksum.to_bytes(4, "little"):
+            raise BadBytes(f"{path}: the checksum does not fit; the dump is damaged or cut short")
+    positions = {topic: {"topic_id": None, "offsets": offsets} for topic, offsets in head["offsets"].items()}
+    definition = orjson.dumps(head["definition"], option=orjson.OPT_SORT_KEYS)
+    stored_tables(definition)
+    commit = Commit(head["clock_ms"], definition, positions, blocks, parts=parts)
+    return Dump(commit, sum(t["rows"] - 1 for t in head["tables"]), [t["name"] for t in head["tables"]])
+
+
+def load_dump(log: CommitLog, dump: Dump) -> CommitId:
+    """Fills an empty store: the rows first, then one commit that makes them count.
+
+    A load that was broken off leaves a store without a commit; loading again begins anew.
+
+    Raises:
+        NotEmpty: If the store holds a commit.
+    """
+    state = log.state()
+    if not state.empty:
+        raise NotEmpty(f"{log.keys.state}: the store holds commit {state.head}; `load` fills an empty one only")
+    epoch = log.raise_epoch()
+    mark = state.mark_text
+    for groups in Fold([dump.commit]).chunks(log.keys):
+        if groups[0][0] == log.keys.parts:
+            continue
+        log.fold(epoch, mark, "0-0>load", groups)
+        mark = "0-0>load"
+    first = CommitId(1, epoch_number(epoch))
+    cold = [Block(b.table, b.entries[b.entries["flags"] & COLD != 0]) for b in dump.commit.blocks]
+    rest = Commit(dump.commit.clock_ms, dump.commit.definition, dump.commit.positions, cold, parts=dump.commit.parts)
+    log.append(epoch, state.head, first, encode(rest))
+    return first

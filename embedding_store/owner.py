@@ -1,0 +1,151 @@
+"""The owner of a shard: restores it, commits to it, and folds its log in the background. There is one at a time."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from embedding_store.bootstrap import Snapshot, Tables, bootstrap, stored_tables
+from embedding_store.commit import ROOT, Commit, CommitId, encode
+from embedding_store.errors import StoreError, StoreUnavailable
+from embedding_store.keys import Keys
+from embedding_store.log import CommitLog, epoch_number
+from embedding_store.materializer import Materializer
+from embedding_store.redis_client import connect
+from embedding_store.settings import StoreSettings
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Owner:
+    """Holds one shard's epoch.
+
+    Args:
+        settings: Where the store is.
+        waiting: Called between attempts while Redis does not answer; it may raise to give up.
+    """
+
+    def __init__(
+        self, settings: StoreSettings, waiting: Callable[[StoreUnavailable], None] = lambda error: None
+    ) -> None:
+        self._settings = settings
+        self._waiting = waiting
+        self._log = CommitLog(connect(settings), Keys(settings.prefix))
+        self._epoch = ""
+        self.head = ROOT
+        self._sizes: deque[tuple[CommitId, int]] = deque()
+        self._changed = threading.Condition()
+        self._stop = False
+        self._thread: threading.Thread | None = None
+        self._failure: StoreError | None = None
+
+    def open(self, define: Callable[[bytes], Tables] = stored_tables) -> Snapshot | None:
+        """Fences every earlier owner, then restores. May be called again, after the store went back in time.
+
+        Args:
+            define: The tables to hold, from the stored definition.
+
+        Returns:
+            The shard as of its last commit; None for an empty store.
+        """
+        self.close()
+        self._epoch = self._patiently(self._log.raise_epoch)
+        snapshot = self._patiently(lambda: bootstrap(self._log, True, self._settings.lease, define))
+        self.head = snapshot.id if snapshot else ROOT
+        materializer = self._patiently(lambda: Materializer(self._log, self._epoch, self._settings.log_bytes // 4))
+        self._sizes = deque(snapshot.tail_bytes if snapshot else ())
+        self._stop, self._failure = False, None
+        self._thread = threading.Thread(target=self._fold, args=(materializer,), name="materializer", daemon=True)
+        self._thread.start()
+        return snapshot
+
+    def commit(self, commit: Commit) -> CommitId:
+        """Appends one commit; waits while Redis does not answer, or while too much of the log is not folded.
+
+        Raises:
+            Fenced: If another owner has taken the shard. End, and change nothing.
+            LineageBroken: If the store went back in time. Call :meth:`open` and go on from there.
+            StoreEmptied: If nothing is left in the store.
+        """
+        new = CommitId(self.head.seq + 1, epoch_number(self._epoch))
+        data = encode(commit)
+        self._wait_for_room(len(data))
+        self._patiently(lambda: self._log.append(self._epoch, self.head, new, data))
+        self.head = new
+        with self._changed:
+            self._sizes.append((new, len(data)))
+            self._changed.notify_all()
+        return new
+
+    @property
+    def unfolded_bytes(self) -> int:
+        """Bytes of commits that are not in the rows yet."""
+        with self._changed:
+            return sum(size for _, size in self._sizes)
+
+    def close(self, fold: bool = True) -> None:
+        """Stops the materializer; idempotent.
+
+        Args:
+            fold: Whether it may first finish what it is at.
+        """
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(self._settings.timeout / 1000 if fold else 0.0)
+            self._thread = None
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        attempt = 0
+        while True:
+            try:
+                return call()
+            except StoreUnavailable as error:
+                self._waiting(error)
+                time.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+                attempt += 1
+
+    def _wait_for_room(self, size: int) -> None:
+        with self._changed:
+            while self._sizes and sum(s for _, s in self._sizes) + size > self._settings.log_bytes // 2:
+                if self._failure is not None:
+                    raise self._failure
+                self._changed.wait(0.1)
+            if self._failure is not None:
+                raise self._failure
+
+    def _fold(self, materializer: Materializer) -> None:
+        interval_s = self._settings.fold_interval / 1000
+        due = time.monotonic() + interval_s
+        while True:
+            with self._changed:
+                while not self._stop and time.monotonic() < due and not self._is_urgent():
+                    self._changed.wait(max(0.0, due - time.monotonic()))
+                if self._stop:
+                    return
+            try:
+                while materializer.fold() and not self._stop:
+                    self._forget(materializer.mark)
+            except StoreUnavailable as error:
+                _log.warning("folding waits: %s", error)
+                time.sleep(_BACKOFF_S[-1])
+            except StoreError as error:
+                with self._changed:
+                    self._failure = error
+                    self._changed.notify_all()
+                return
+            due = time.monotonic() + interval_s
+
+    def _is_urgent(self) -> bool:
+        return sum(size for _, size in self._sizes) > self._settings.log_bytes // 4
+
+    def _forget(self, mark: CommitId) -> None:
+        with self._changed:
+            while self._sizes and self._sizes[0][0] <= mark:
+                self._sizes.popleft()
+            self._changed.notify_all()

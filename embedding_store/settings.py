@@ -1,0 +1,113 @@
+"""Settings of the store: where Redis is, and what each table is like."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
+
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_UNITS_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def parse_duration_ms(value: object) -> int:
+    """Milliseconds of a duration such as ``"250ms"``, ``"60s"`` or ``"30d"``.
+
+    Raises:
+        ValueError: If the text is no duration.
+
+    >>> parse_duration_ms("1.5s"), parse_duration_ms("30d")
+    (1500, 2592000000)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f'{value!r} is no duration; write a number with ms, s, m, h or d, such as "250ms" or "30d"')
+    return round(float(match[1]) * _UNITS_MS[match[2]])
+
+
+def format_duration(ms: int) -> str:
+    """The shortest text that :func:`parse_duration_ms` reads back.
+
+    >>> format_duration(250), format_duration(60_000), format_duration(86_400_000)
+    ('250ms', '1m', '1d')
+    """
+    for unit in ("d", "h", "m", "s"):
+        if ms and ms % _UNITS_MS[unit] == 0:
+            return f"{ms // _UNITS_MS[unit]}{unit}"
+    return f"{ms}ms"
+
+
+def parse_bytes(value: object) -> int:
+    """Bytes of a size such as ``"64MiB"``; a plain integer counts bytes.
+
+    Raises:
+        ValueError: If the text is no size.
+
+    >>> parse_bytes("64MiB")
+    67108864
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in _UNITS_BYTES:
+        raise ValueError(f'{value!r} is no size; write a number with KiB, MiB or GiB, such as "64MiB"')
+    return round(float(match[1]) * _UNITS_BYTES[match[2].lower()])
+
+
+def _parse_optional_duration(value: object) -> int | None:
+    return None if value is None or value == "none" else parse_duration_ms(value)
+
+
+Duration = Annotated[
+    int,
+    BeforeValidator(parse_duration_ms, json_schema_input_type=str),
+    PlainSerializer(format_duration, return_type=str),
+]
+"""A duration, written as text, held as integer milliseconds."""
+
+OptionalDuration = Annotated[
+    int | None,
+    BeforeValidator(_parse_optional_duration, json_schema_input_type=str),
+    PlainSerializer(lambda ms: "none" if ms is None else format_duration(ms), return_type=str),
+]
+"""A duration or ``"none"``."""
+
+ByteSize = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=str | int)]
+"""A size, written as text, held as integer bytes."""
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that knows all of its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TableSettings(Section):
+    """One embedding table: ids, rows, cold row, optimizer and expiry."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")
+    dim: int = Field(default=8, ge=1, le=256, description="numbers of a row's vector")
+    optimizer: Literal["adagrad"] = "adagrad"
+    learning_rate: float = Field(default=0.01, gt=0, description="of the vector")
+    linear_learning_rate: float = Field(default=0.03, gt=0, description="of the linear weight")
+    initial_accumulator: float = Field(default=0.01, gt=0)
+    init_std: float = Field(default=0.01, ge=0, description="standard deviation of a new row's vector")
+    admit_after: int = Field(default=1, ge=1, le=1, description="sightings before an id gets a row")
+    expire_after: OptionalDuration = Field(default=None, description="event time after which an unseen row goes")
+
+
+class StoreSettings(Section):
+    """Where the parameters are kept, and how much log may stand in front of them."""
+
+    url: str | None = Field(default=None, description="redis:// or rediss:// URL; none: the embedded server of `up`")
+    username: str | None = None
+    password: SecretStr | None = None
+    ssl_ca_certs: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    prefix: str = Field(default="dolmen", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
+    timeout: Duration = Field(default=5_000, description="of one command")
+    fold_interval: Duration = Field(default=2_000, description="longest wait of a commit for the materializer")
+    log_bytes: ByteSize = Field(
+        default=256 << 20, ge=1 << 20, description="bound of the commit log; then the trainer waits"
+    )
+    lease: Duration = Field(default=30_000, description="how long a bootstrapping reader holds trimming back")

@@ -1,0 +1,1 @@
+"""The processes: ranker, local stack, replay, command line."""

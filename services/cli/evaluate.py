@@ -1,0 +1,108 @@
+"""``dolmen evaluate``: progressive validation in one process."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from trainer.example import Columns
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @app.command()
+    def evaluate(
+        dataset: Annotated[str | None, typer.Option(help="kuairand, movielens, movietweetings or synthetic.")] = None,
+        file: Annotated[
+            Path | None, typer.Option(help="NDJSON of the examples topic's messages, plain or .gz.")
+        ] = None,
+        config: Annotated[Path | None, typer.Option(help="A dolmen.toml.")] = None,
+        limit: Annotated[int | None, typer.Option(min=1, help="At most so many examples.")] = None,
+        tail: Annotated[int | None, typer.Option(min=1, help="Adds the AUC over the last so many examples.")] = None,
+        json: Annotated[Path | None, typer.Option(help="Writes the figures here, as one JSON object.")] = None,
+    ) -> None:
+        """Scores a whole stream, each list before anything is learned from it, and tells how good the scores were."""
+        if (dataset is None) == (file is None):
+            raise typer.BadParameter("give either --dataset or --file")
+        import orjson
+
+        from services.datasets.errors import DatasetError
+        from services.settings import load_settings
+        from trainer.errors import BadRecord
+        from trainer.evaluation import evaluate as run
+        from trainer.features import Featurizer
+
+        settings = load_settings(config, dataset)
+        definition = settings.definition()
+        sources = Featurizer(definition).sources
+        tasks = [task.name for task in definition.tasks]
+        try:
+            if dataset is not None:
+                stream = _dataset_columns(dataset, limit, sources, tasks)
+            else:
+                assert file is not None  # noqa: S101 - checked above
+                stream = _file_columns(file, limit, sources, tasks)
+            report = run(definition, stream, settings.trainer.batch_size).report(tail)
+        except (DatasetError, BadRecord, OSError) as error:
+            typer.echo(f"dolmen evaluate: {error}", err=True)
+            raise typer.Exit(1) from None
+        if json is not None:
+            json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
+        _print(report)
+
+
+def _dataset_columns(
+    name: str, limit: int | None, sources: tuple[str, ...], tasks: list[str]
+) -> "Iterator[tuple[Columns, NDArray[np.float64] | None]]":
+    from services.datasets.reader import open_dataset
+
+    return open_dataset(name, limit).columns_with_truth(sources, tasks)
+
+
+def _file_columns(
+    path: Path, limit: int | None, sources: tuple[str, ...], tasks: list[str]
+) -> "Iterator[tuple[Columns, NDArray[np.float64] | None]]":
+    from services.datasets.reader import open_file
+    from trainer.errors import BadRecord
+    from trainer.example import examples_to_columns, parse_example
+
+    waiting: list[dict[str, Any]] = []
+    left = limit or math.inf
+    for number, line in enumerate(open_file(path), 1):
+        try:
+            message = parse_example(line, tasks)
+        except BadRecord as error:
+            raise BadRecord(error.reason, f"{path}, line {number}: {error.detail}") from None
+        left -= len(message["items"])
+        if left < 0:
+            break
+        waiting.append(message)
+        if len(waiting) == 4096:
+            yield examples_to_columns(waiting, sources, tasks), None
+            waiting = []
+    if waiting:
+        yield examples_to_columns(waiting, sources, tasks), None
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("task", *next(iter(report["tasks"].values())).keys())
+    for task, row in report["tasks"].items():
+        table.add_row(task, *("-" if value is None else f"{value:.4f}" for value in row.values()))
+    console.print(table)
+    parameters = report["parameters"]
+    console.print(
+        f"{report['examples']:,} examples in {report['seconds']:.2f} s: "
+        f"{report['examples_per_second']:,.0f} examples/s; {report['rows']:,} rows, "
+        f"{parameters['embedding']:,} + {parameters['dense']:,} parameters, {report['bytes']:,} bytes"
+    )

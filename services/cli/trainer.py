@@ -1,0 +1,44 @@
+"""``dolmen trainer``: learns from the stream."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @app.command()
+    def trainer(
+        config: Annotated[Path | None, typer.Option(help="A dolmen.toml.")] = None,
+        data_dir: Annotated[Path, typer.Option(help="Where a rescue dump goes if the store is lost.")] = Path(
+            ".dolmen"
+        ),
+    ) -> None:
+        """Learns from the examples in Kafka and commits to the store, until SIGTERM or Ctrl-C."""
+        from embedding_store.errors import DefinitionConflict, Fenced, StoreEmptied, StoreError
+        from services.cli.process import setup_logging, stop_on_signals
+        from services.settings import load_settings
+        from trainer.app import Trainer, TrainerConfig
+        from trainer.errors import LogLost, TrainerError
+
+        settings = load_settings(config)
+        setup_logging()
+        running = TrainerConfig(
+            definition=settings.definition(),
+            trainer=settings.trainer,
+            store=settings.store,
+            events=settings.events,
+            metrics_host=settings.metrics.host,
+            metrics_port=settings.metrics.port,
+            rescue=data_dir / "rescue.dump",
+        )
+        try:
+            Trainer(running, stop_on_signals()).run()
+        except (Fenced, StoreEmptied, LogLost, DefinitionConflict) as error:
+            typer.echo(f"dolmen trainer: {error}", err=True)
+            raise typer.Exit(3) from None
+        except (StoreError, TrainerError) as error:
+            typer.echo(f"dolmen trainer: {error}", err=True)
+            raise typer.Exit(1) from None

@@ -1,0 +1,1 @@
+"""Embedded Valkey and Kafka-compatible broker for one machine; starts processes, imports no service."""

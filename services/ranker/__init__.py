@@ -1,0 +1,1 @@
+"""The HTTP service that ranks from the latest parameters."""

@@ -1,0 +1,1 @@
+"""Streams a data set into Kafka."""

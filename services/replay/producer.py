@@ -1,0 +1,140 @@
+"""The Kafka side of a replay: a producer with a bounded buffer."""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError, UnknownProducerIdError
+
+from services.replay.errors import ReplayError
+from services.replay.message import Message
+from trainer.errors import EventsUnavailable
+from trainer.topics import Topics, describe_error
+
+_MAX_PENDING = 10_000
+_MAX_PENDING_BYTES = 32 << 20
+_TIMEOUT_MS = 10_000
+_LINGER_MS = 5
+_CLOSE_S = 1.0
+_BATCH_BYTES = 128 << 10
+
+
+class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python is untyped
+    """A producer whose ``close`` gives up what is not acknowledged in time, instead of raising and staying open."""
+
+    def flush(self, timeout: float | None = None) -> None:
+        with contextlib.suppress(KafkaTimeoutError):
+            super().flush(timeout)
+
+
+class KafkaSink:
+    """Sends to one topic in order, each message once, acknowledged by all replicas. Where the broker is lost, it tries again.
+
+    Args:
+        options: What any Kafka client needs to connect.
+        topic: Where the messages go; created if it does not exist.
+        partitions: Of a topic that is created now.
+        compression: ``gzip`` or None.
+        give_up_after_ms: How long a message may wait for its acknowledgement.
+
+    Raises:
+        ReplayError: If Kafka does not answer or the topic cannot be made.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        topic: str,
+        partitions: int = 1,
+        compression: str | None = None,
+        give_up_after_ms: int = 30_000,
+    ) -> None:
+        logging.getLogger("kafka").addHandler(logging.NullHandler())
+        self._topic = topic
+        self._where = f"Kafka at {','.join(options['bootstrap_servers'])}"
+        self._waiting: deque[tuple[Any, int]] = deque()
+        self._waiting_bytes = 0
+        try:
+            topics = Topics(options)
+            try:
+                topics.ensure(topic, partitions)
+            finally:
+                topics.close()
+            self._producer = _Producer(
+                **options,
+                acks="all",
+                compression_type=compression,
+                linger_ms=_LINGER_MS,
+                batch_size=_BATCH_BYTES,
+                max_block_ms=_TIMEOUT_MS,
+                bootstrap_timeout_ms=_TIMEOUT_MS,
+                request_timeout_ms=min(_TIMEOUT_MS, give_up_after_ms // 2),
+                delivery_timeout_ms=give_up_after_ms,
+            )
+        except EventsUnavailable as error:
+            raise ReplayError(f"{error}. Is it running, and is events.bootstrap_servers right?") from error
+        except (KafkaError, OSError, ValueError) as error:
+            raise ReplayError(f"{self._where}: cannot connect: {describe_error(error)}") from error
+
+    def send(self, message: Message) -> None:
+        """Hands a message to the producer; its record's timestamp is the present wall-clock time.
+
+        Raises:
+            ReplayError: If the message cannot be sent.
+        """
+        try:
+            sent = self._producer.send(
+                self._topic, message.value, message.key, timestamp_ms=time.time_ns() // 1_000_000
+            )
+        except (KafkaError, AssertionError, ValueError) as error:
+            raise self._failure(error) from error
+        size = len(message.value)
+        self._waiting.append((sent, size))
+        self._waiting_bytes += size
+
+    def pending(self) -> int:
+        """How many messages are not acknowledged yet.
+
+        Raises:
+            ReplayError: If one was lost.
+        """
+        while self._waiting and self._waiting[0][0].is_done:
+            sent, size = self._waiting.popleft()
+            self._waiting_bytes -= size
+            if sent.failed():
+                raise self._failure(sent.exception) from sent.exception
+        return len(self._waiting)
+
+    def is_full(self) -> bool:
+        """Whether the buffer has reached its bound.
+
+        Raises:
+            ReplayError: If a message was lost.
+        """
+        return self.pending() >= _MAX_PENDING or self._waiting_bytes >= _MAX_PENDING_BYTES
+
+    def close(self) -> None:
+        """Closes the connection; what is not acknowledged within a second is given up."""
+        with contextlib.suppress(KafkaError, OSError, RuntimeError):
+            self._producer.close(timeout=_CLOSE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _failure(self, error: BaseException) -> ReplayError:
+        text = describe_error(error)
+        if isinstance(error, UnknownProducerIdError):
+            text = "the broker was restarted and has lost its log; start the replay again"
+        return ReplayError(
+            f"{self._where}, topic {self._topic}: {text}; {len(self._waiting) + 1} messages are not acknowledged"
+        )

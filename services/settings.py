@@ -1,0 +1,179 @@
+"""``dolmen.toml`` as a whole: the sections of all packages, read once per process."""
+
+import os
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from embedding_store.settings import Duration, Section, StoreSettings, TableSettings
+from trainer.settings import (
+    Definition,
+    EventsSettings,
+    FeatureSettings,
+    ModelSettings,
+    TaskSettings,
+    TrainerSettings,
+    define,
+)
+
+SHIPPED = ("kuairand", "movielens", "synthetic")
+
+
+class ConfigError(Exception):
+    """The configuration is wrong. The text names every faulty key, one a line."""
+
+
+class RankerSettings(Section):
+    """The HTTP service."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535, description="0: a free one")
+    max_body_bytes: int = Field(default=4 << 20, ge=1024, description="a larger request is refused with 413")
+    ready_lag: Duration = Field(default=5_000, description="/readyz fails when the replica is older")
+
+
+class MetricsSettings(Section):
+    """Prometheus metrics of a process without HTTP of its own."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
+
+
+class LocalSettings(Section):
+    """Ports of the embedded servers that `dolmen up` starts."""
+
+    redis_port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
+    kafka_port: int = Field(default=0, ge=0, le=65535, description="0: a free one")
+
+
+class Settings(BaseSettings):
+    """The effective settings: environment over file over defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="DOLMEN_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    store: StoreSettings = StoreSettings()
+    events: EventsSettings = EventsSettings()
+    tables: tuple[TableSettings, ...] = ()
+    features: tuple[FeatureSettings, ...] = ()
+    tasks: tuple[TaskSettings, ...] = ()
+    model: ModelSettings = ModelSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    ranker: RankerSettings = RankerSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    local: LocalSettings = LocalSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.definition()
+        return self
+
+    def definition(self) -> Definition:
+        """What defines a prediction under these settings."""
+        return define(self.tables, self.features, self.tasks, self.model, self.trainer.seed)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over what the file said (which arrives as init values)."""
+        return env_settings, _SecretFiles(settings_cls), init_settings
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """``DOLMEN_STORE__PASSWORD_FILE=/run/secrets/x`` sets the secret to the file's content, stripped."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            section = field.annotation
+            if not (isinstance(section, type) and issubclass(section, Section)):
+                continue
+            for key, inner in section.model_fields.items():
+                path = os.environ.get(f"DOLMEN_{name}__{key}_FILE".upper())
+                if path and SecretStr in (inner.annotation, *getattr(inner.annotation, "__args__", ())):
+                    found.setdefault(name, {})[key] = Path(path).read_text().strip()
+        return found
+
+
+def shipped_config(dataset: str) -> dict[str, Any]:
+    """The configuration that the product ships for a data set of its own.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if dataset not in SHIPPED:
+        raise ConfigError(f"--dataset: there is no {dataset!r}; there are {', '.join(SHIPPED)}")
+    return tomllib.loads((resources.files("services.datasets") / f"{dataset}.toml").read_text())
+
+
+def load_settings(config: Path | None = None, dataset: str | None = None) -> Settings:
+    """Reads the settings of one process.
+
+    Args:
+        config: A ``dolmen.toml``; default: the file that ``DOLMEN_CONFIG`` names, else the shipped configuration.
+        dataset: Whose shipped configuration holds when no file is given; default KuaiRand's.
+
+    Raises:
+        ConfigError: With one line for every faulty key.
+    """
+    path = config or (Path(os.environ["DOLMEN_CONFIG"]) if os.environ.get("DOLMEN_CONFIG") else None)
+    if path is None:
+        return _validated(shipped_config(dataset or "kuairand"), "the shipped configuration")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    if not values.get("features"):
+        shipped = shipped_config(dataset or "kuairand")
+        values = {**{key: shipped[key] for key in ("tables", "features", "tasks") if key in shipped}, **values}
+    return _validated(values, str(path))
+
+
+def _validated(values: dict[str, Any], origin: str) -> Settings:
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        lines = [
+            line for fault in error.errors(include_url=False, include_context=False) for line in _lines(fault, values)
+        ]
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from None
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: a secret's file cannot be read: {error.strerror}") from error
+
+
+def _lines(fault: Any, values: dict[str, Any]) -> Iterable[str]:
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        message = "there is no such key"
+    key = _key(fault["loc"], values)
+    for line in message.splitlines():
+        yield f"{key}: {line}" if key else line
+
+
+def _key(loc: tuple[int | str, ...], values: Any) -> str:
+    """``("tables", 0, "dim")`` as ``tables[0].dim (name 'video')``."""
+    text, named = "", ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            values = None
+        if isinstance(part, int) and isinstance(values, dict) and isinstance(values.get("name"), str):
+            named = f" (name {values['name']!r})"
+    return text + named

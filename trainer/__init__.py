@@ -1,0 +1,1 @@
+"""From training examples to committed parameters."""

@@ -1,0 +1,347 @@
+"""The trainer's loop, wired: Kafka -> batches -> scores and gradients -> commits."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedding_store.bootstrap import Snapshot, Tables
+from embedding_store.commit import Commit
+from embedding_store.dump import write_dump
+from embedding_store.errors import LineageBroken, StoreEmptied, StoreUnavailable
+from embedding_store.owner import Owner
+from embedding_store.settings import StoreSettings
+from embedding_store.shard import Shard
+from trainer.errors import BadRecord, EventsUnavailable
+from trainer.learner import Learner
+from trainer.metrics import TrainerMetrics
+from trainer.pending import Pending, Run
+from trainer.restore import describe_changes, reconcile
+from trainer.settings import Definition, EventsSettings, TrainerSettings
+from trainer.source import Source, TopicPosition
+from trainer.warmup import compile_kernels
+
+_log = logging.getLogger(__name__)
+_POLL_MS = 20
+_POLL_RECORDS = 1000
+_REFRESH_S = 1.0
+_RETRY_S = 0.5
+_BACKLOG_SHARE = 256  # a batch takes at most this share of what is waiting
+
+
+class Stopped(Exception):
+    """The trainer was asked to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerConfig:
+    """All that one trainer process needs to know."""
+
+    definition: Definition
+    trainer: TrainerSettings
+    store: StoreSettings
+    events: EventsSettings
+    metrics_host: str
+    metrics_port: int
+    rescue: Path
+
+
+class Trainer:
+    """One trainer process.
+
+    Args:
+        config: Its settings.
+        stop: Ends the loop: what was learned is committed first.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self, config: TrainerConfig, stop: threading.Event, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config = config
+        self._settings = config.trainer
+        self._stop = stop
+        self._clock = clock
+        self._source = Source(config.events, config.trainer.start)
+        self._owner = Owner(config.store, self._wait_for_store)
+        self._metrics = TrainerMetrics([task.name for task in config.definition.tasks])
+        self._warned = 0.0
+
+    def run(self) -> None:
+        """Restores, then learns until asked to stop.
+
+        Raises:
+            Fenced: If another trainer took the shard.
+            StoreEmptied: If the store lost everything. What this trainer holds is in the rescue file then.
+            DefinitionConflict: If the stored tables cannot serve the configured ones.
+            LogLost: If Kafka lost its log and `events.on_lost_log` is "stop".
+        """
+        server = None
+        try:
+            compile_kernels(self._config.definition)
+            while True:
+                self._restore()
+                if server is None:
+                    server, port = self._metrics.serve(self._config.metrics_host, self._config.metrics_port)
+                    _log.info("metrics on http://%s:%d/metrics", self._config.metrics_host, port)
+                try:
+                    self._loop()
+                    return
+                except LineageBroken as error:
+                    _log.warning("%s; restoring from it", error)
+        except Stopped:
+            _log.warning("ended while waiting; everything since commit %s will be read again", self._owner.head)
+        except StoreEmptied as error:
+            self._rescue()
+            raise StoreEmptied(
+                f"{error}. What this trainer held is in {self._config.rescue}; "
+                f"`dolmen store load {self._config.rescue}` brings it back"
+            ) from error
+        finally:
+            if server is not None:
+                server.shutdown()
+            self._owner.close()
+            self._source.close()
+
+    # Restoring
+
+    def _restore(self) -> None:
+        configured = self._config.definition
+        snapshot = self._owner.open(self._tables)
+        definition = reconcile(configured, snapshot.definition if snapshot else b"")
+        shard = snapshot.shard if snapshot else Shard(definition.tables, definition.seed)
+        self._learner = Learner(definition, shard)
+        self._definition = definition.to_json()
+        fresh = self._learner.load_parts(snapshot.parts if snapshot else {})
+        changed = snapshot is None or snapshot.definition != self._definition
+        if snapshot is not None:
+            for line in describe_changes(snapshot.definition, definition) if changed else ():
+                _log.warning("changed configuration: %s", line)
+            for name in fresh:
+                _log.warning("changed configuration: the dense weights %r start afresh", name)
+        stored = snapshot.positions if snapshot else {}
+        self._open_source(stored)
+        self._pending = Pending(
+            self._learner.scorer.featurizer, self._learner.scorer.tasks, self._config.events.max_ahead
+        )
+        self._appended: dict[int, int] = {}
+        self._examples = 0
+        self._uncommitted = self._positions_json() != stored
+        self._due = self._clock() + self._settings.commit_interval / 1000
+        self._refreshed = 0.0
+        self._left = 0
+        self._silent_since = self._clock()
+        if changed:
+            self._commit()
+        _log.info("restored commit %s: %d rows", self._owner.head, int(shard.counts.sum()))
+
+    def _tables(self, stored: bytes) -> Tables:
+        definition = reconcile(self._config.definition, stored)
+        return (*definition.tables, *definition.retired), definition.seed
+
+    def _open_source(self, stored: dict[str, Any]) -> None:
+        positions = {
+            topic: TopicPosition(value["topic_id"], {int(p): offset for p, offset in value["offsets"].items()})
+            for topic, value in stored.items()
+        }
+        while True:
+            try:
+                self._source.open(positions)
+                break
+            except EventsUnavailable as error:
+                self._wait_for_kafka(error)
+        self._losses = self._source.lost_logs
+        opened = self._source.positions()
+        self._topic_ids = {topic: position.topic_id for topic, position in opened.items()}
+        self._offsets = {topic: dict(position.offsets) for topic, position in opened.items()}
+
+    # The loop
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            wait_ms = max(0, min(_POLL_MS, round((self._due - self._clock()) * 1000)))
+            self._poll(0 if self._pending.examples >= self._settings.batch_size else wait_ms)
+            if self._settings.deterministic:
+                self._learn_runs_deterministic()
+            else:
+                self._learn_runs()
+            if self._uncommitted and (self._clock() >= self._due or self._examples >= self._settings.commit_examples):
+                self._commit()
+            if self._clock() - self._refreshed >= _REFRESH_S:
+                self._refresh()
+        if self._uncommitted:
+            self._commit()
+
+    def _poll(self, timeout_ms: int) -> None:
+        if self._pending.examples > 4 * self._settings.max_batch_size:
+            return
+        try:
+            records = self._source.poll(timeout_ms, _POLL_RECORDS)
+        except EventsUnavailable as error:
+            self._wait_for_kafka(error)
+            return
+        if records:
+            self._silent_since = self._clock()
+            self._pending.add(records)
+
+    def _learn_runs(self) -> None:
+        """Whole batches first.
+
+        What is left only when a commit is due, so that a lone click does not wait for company.
+        """
+        size = self._settings.batch_size
+        backlog = self._pending.examples + self._left
+        size = min(max(size, backlog // _BACKLOG_SHARE), self._settings.max_batch_size)
+        done = False
+        while not done and self._examples < self._settings.commit_examples:
+            run = self._pending.take(size)
+            if run is not None:
+                self._learn(run)
+            done = run is None or self._clock() >= self._due
+        if self._clock() >= self._due:
+            run = self._pending.take(size, whole=False)
+            if run is not None:
+                self._learn(run)
+        if not len(self._pending) and not self._uncommitted:
+            self._due = self._clock() + self._settings.commit_interval / 1000
+
+    def _learn_runs_deterministic(self) -> None:
+        """Runs of `batch_size`.
+
+        An incomplete one only once its partition has been silent at its end for long enough.
+        """
+        size = self._settings.batch_size
+        while (run := self._pending.take(size)) is not None:
+            self._learn(run)
+            if self._clock() >= self._due:
+                return
+        silent_s = self._clock() - self._silent_since
+        if len(self._pending) and silent_s * 1000 >= self._settings.deterministic_idle and self._source.at_end():
+            run = self._pending.take(size, whole=False)
+            if run is not None:
+                self._learn(run)
+
+    def _learn(self, run: Run) -> None:
+        faults = [(message, message.fault) for message in run.messages if message.fault is not None]
+        if run.batch is not None:
+            try:
+                scores = self._learner.score_and_learn(run.batch)
+                self._metrics.learned(run.batch.labels, scores)
+                self._learner.shard.sweep(4 * len(run.batch))
+                self._examples += len(run.batch)
+                self._count_appended(run)
+            except BadRecord as error:
+                faults = [(message, message.fault or error) for message in run.messages]
+        for message, fault in faults:
+            self._source.dead_letter(message.record, fault.reason, fault.detail)
+            self._metrics.dead_letters.labels(message.record.topic, fault.reason).inc()
+        for message in run.messages:
+            record = message.record
+            self._offsets[record.topic][record.partition] = record.offset + 1
+        self._uncommitted = True
+
+    def _count_appended(self, run: Run) -> None:
+        """Examples by the time of their append, to 10 ms."""
+        for message in run.messages:
+            if message.examples:
+                time_ms = message.record.timestamp_ms // 10 * 10
+                self._appended[time_ms] = self._appended.get(time_ms, 0) + message.examples
+
+    # Committing
+
+    def _commit(self) -> None:
+        start = self._clock()
+        self._settle_events()
+        if self._source.lost_logs != self._losses:
+            # what was polled since the last check may stem from either log: only what is committed is sure
+            raise LineageBroken("a Kafka log was lost; going back to the last commit and on from the new log")
+        shard = self._learner.shard
+        blocks, gone = shard.take_changes()
+        commit = Commit(
+            clock_ms=shard.clock_ms,
+            definition=self._definition,
+            positions=self._positions_json(),
+            blocks=blocks,
+            gone=gone,
+            parts=self._learner.parts(),
+            appended=tuple(_coarser(self._appended).items()),
+            examples=self._examples,
+        )
+        self._owner.commit(commit)
+        self._source.commit_offsets({t: TopicPosition(self._topic_ids[t], o) for t, o in self._offsets.items()})
+        self._appended, self._examples, self._uncommitted = {}, 0, False
+        now = self._clock()
+        self._due = now + self._settings.commit_interval / 1000
+        self._metrics.commit_seconds.observe(now - start)
+        self._metrics.commit_rows.observe(commit.row_count)
+
+    def _settle_events(self) -> None:
+        """Dead letters are acknowledged and the topic is still the same one, before a commit passes its messages."""
+        while True:
+            try:
+                self._source.flush_dead_letters()
+                self._source.check()
+                return
+            except EventsUnavailable as error:
+                self._wait_for_kafka(error)
+
+    def _positions_json(self) -> dict[str, Any]:
+        return {
+            topic: {"topic_id": self._topic_ids[topic], "offsets": {str(p): o for p, o in sorted(offsets.items())}}
+            for topic, offsets in self._offsets.items()
+        }
+
+    def _rescue(self) -> None:
+        snapshot = Snapshot(
+            self._learner.shard, self._owner.head, self._definition, self._positions_json(), self._learner.parts()
+        )
+        self._config.rescue.parent.mkdir(parents=True, exist_ok=True)
+        with self._config.rescue.open("wb") as file:
+            write_dump(file, snapshot)
+
+    # Waiting and telling
+
+    def _refresh(self) -> None:
+        self._refreshed = self._clock()
+        if not self._uncommitted:
+            try:
+                self._source.check()
+            except EventsUnavailable as error:
+                self._warn(f"Kafka does not answer: {error}")
+            if self._source.lost_logs != self._losses:
+                raise LineageBroken("a Kafka log was lost; going back to the last commit and on from the new log")
+        lag = self._source.lag()
+        self._left = sum(lag.values())
+        self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes)
+
+    def _wait_for_store(self, error: StoreUnavailable) -> None:
+        self._warn(f"waiting for the store, nothing is lost: {error}")
+        if self._stop.is_set():
+            raise Stopped
+
+    def _wait_for_kafka(self, error: EventsUnavailable) -> None:
+        self._warn(f"waiting for Kafka: {error}")
+        if self._stop.wait(_RETRY_S):
+            raise Stopped
+
+    def _warn(self, text: str) -> None:
+        """Says a thing that lasts, but not more than once in five seconds."""
+        if self._clock() - self._warned >= 5.0:
+            self._warned = self._clock()
+            _log.warning("%s", text)
+
+
+def _coarser(appended: dict[int, int], most: int = 512) -> dict[int, int]:
+    """The same counts at a resolution that gives at most so many entries."""
+    step = 10
+    while len(appended) > most:
+        step *= 4
+        merged: dict[int, int] = {}
+        for time_ms, count in appended.items():
+            key = time_ms // step * step
+            merged[key] = merged.get(key, 0) + count
+        appended = merged
+    return appended

@@ -1,0 +1,189 @@
+"""The training example: the wire schema of ``dolmen.examples``, and examples as columns."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from trainer.errors import BadRecord
+
+
+class _Missing:
+    """Marks an absent value in a column; never equal to a value of JSON."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = _Missing()
+
+Column = NDArray[np.int64] | NDArray[np.float64] | Sequence[Any]
+"""Values of one source: an int64 array (ids, none missing), a float64 array (numbers, NaN where missing), or a sequence
+of JSON values with :data:`MISSING` where absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """L ranked lists with B items in all, as columns.
+
+    Attributes:
+        sizes: int64[L], items of each list, at least one.
+        ts: int64[L], event time in ms since the epoch.
+        values: By source. ``user.*`` and ``context.*`` have L values, ``item.*`` have B. A source that is not there is
+            missing everywhere.
+        labels: float32[B, T] in the order of the definition's tasks; NaN where a label is absent. Zero columns wide
+            when ranking.
+        weights: float32[B].
+    """
+
+    sizes: NDArray[np.int64]
+    ts: NDArray[np.int64]
+    values: Mapping[str, Column]
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
+def parse_example(value: bytes, tasks: Sequence[str], latest_ts: int | None = None) -> dict[str, Any]:
+    """Decodes and checks one message of ``dolmen.examples``. Unknown fields are ignored.
+
+    Args:
+        value: The message's bytes.
+        tasks: Names of the labels of which each item must have at least one.
+        latest_ts: The latest ``ts`` allowed, in ms since the epoch; None for no bound.
+
+    Raises:
+        BadRecord: Naming the field and the remedy.
+    """
+    try:
+        message = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise BadRecord("json", f"the message is not JSON: {error}") from None
+    check_example(message, tasks, latest_ts)
+    return message  # type: ignore[no-any-return]  # checked to be a dict
+
+
+def check_example(message: Any, tasks: Sequence[str], latest_ts: int | None = None) -> None:
+    """Checks one decoded message; arguments and errors as in :func:`parse_example`."""
+    if type(message) is not dict:
+        raise BadRecord("schema", f"the message must be a JSON object, got {kind_of(message)}")
+    ts = message.get("ts", MISSING)
+    if type(ts) is not int or not 0 <= ts < 1 << 53:
+        raise BadRecord("schema", f"`ts` {_must(ts, 'be an integer, ms since the epoch')}")
+    if latest_ts is not None and ts > latest_ts:
+        raise BadRecord("ahead", f"`ts` {ts} lies {ts - latest_ts} ms further past the record's own time than allowed")
+    for name in ("user", "context"):
+        part = message.get(name, MISSING)
+        if type(part) is not dict and not (part is MISSING and name == "context"):
+            raise BadRecord("schema", f"`{name}` {_must(part, 'be an object')}")
+    items = message.get("items", MISSING)
+    if type(items) is not list or not items:
+        raise BadRecord("schema", f"`items` {_must(items, 'be a list of at least one item')}")
+    for index, item in enumerate(items):
+        _check_item(item, index, tasks)
+
+
+def _check_item(item: Any, index: int, tasks: Sequence[str]) -> None:
+    if type(item) is not dict:
+        raise BadRecord("schema", f"`items[{index}]` {_must(item, 'be an object')}")
+    if "id" not in item:
+        raise BadRecord("schema", f"`items[{index}].id` is missing")
+    labels = item.get("labels", MISSING)
+    if type(labels) is not dict:
+        raise BadRecord("schema", f"`items[{index}].labels` {_must(labels, 'be an object')}")
+    known = False
+    for task in tasks:
+        label = labels.get(task, MISSING)
+        if label is MISSING:
+            continue
+        known = True
+        if not (isinstance(label, int | float) and 0 <= label <= 1):
+            raise BadRecord("schema", f"`items[{index}].labels.{task}` {_must(label, 'be a number from 0 to 1')}")
+    if not known:
+        raise BadRecord("schema", f"`items[{index}].labels` has none of the tasks: {', '.join(tasks)}")
+    weight = item.get("weight", 1.0)
+    if type(weight) not in (int, float) or not (weight >= 0 and math.isfinite(weight)):
+        raise BadRecord("schema", f"`items[{index}].weight` {_must(weight, 'be a number of at least 0')}")
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words for a message.
+
+    >>> kind_of(None), kind_of(1.5), kind_of("x")
+    ('null', 'the float 1.5', "the string 'x'")
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    names = {bool: "the boolean", int: "the integer", float: "the float", str: "the string"}
+    text = repr(value)
+    return f"{names.get(type(value), 'the value')} {text if len(text) <= 60 else text[:57] + '…'}"
+
+
+def _must(value: object, demand: str) -> str:
+    return f"is missing; it must {demand}" if value is MISSING else f"must {demand}, got {kind_of(value)}"
+
+
+def examples_to_columns(messages: Sequence[Mapping[str, Any]], sources: Sequence[str], tasks: Sequence[str]) -> Columns:
+    """Checked messages as columns.
+
+    Args:
+        messages: L messages that :func:`check_example` has passed.
+        sources: Those to take, such as ``user.id`` or ``item.genre``; deeper paths reach into objects.
+        tasks: Label names, the columns of ``labels``.
+    """
+    items = [item for message in messages for item in message["items"]]
+    labels = np.array([[item["labels"].get(task, math.nan) for task in tasks] for item in items], dtype=np.float32)
+    return Columns(
+        sizes=np.array([len(message["items"]) for message in messages], dtype=np.int64),
+        ts=np.array([message["ts"] for message in messages], dtype=np.int64),
+        values=_collect(messages, items, sources),
+        labels=labels.reshape(len(items), len(tasks)),
+        weights=np.array([item.get("weight", 1.0) for item in items], dtype=np.float32),
+    )
+
+
+def request_to_columns(
+    ts: int,
+    user: Mapping[str, Any],
+    context: Mapping[str, Any],
+    items: Sequence[Mapping[str, Any]],
+    sources: Sequence[str],
+) -> Columns:
+    """One ranking request as columns, without labels.
+
+    Args:
+        ts: The time of the request, ms since the epoch.
+        user: The visitor's features.
+        context: Features of the situation.
+        items: B candidates.
+        sources: As in :func:`examples_to_columns`.
+    """
+    return Columns(
+        sizes=np.array([len(items)], dtype=np.int64),
+        ts=np.array([ts], dtype=np.int64),
+        values=_collect([{"user": user, "context": context}], items, sources),
+        labels=np.empty((len(items), 0), dtype=np.float32),
+        weights=np.ones(len(items), dtype=np.float32),
+    )
+
+
+def _collect(
+    messages: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]], sources: Sequence[str]
+) -> dict[str, list[Any]]:
+    values: dict[str, list[Any]] = {}
+    for source in sources:
+        part, _, path = source.partition(".")
+        if part == "time":
+            continue
+        holders: Sequence[Any] = items if part == "item" else [message.get(part, {}) for message in messages]
+        for step in path.split("."):
+            holders = [h.get(step, MISSING) if type(h) is dict else MISSING for h in holders]
+        values[source] = list(holders)
+    return values

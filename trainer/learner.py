@@ -1,0 +1,164 @@
+"""Score, then learn: one batch at a time.
+
+Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam.
+"""
+
+import math
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from embedding_store.shard import Shard
+from trainer.errors import BadRecord
+from trainer.features import Batch
+from trainer.scorer import Scorer, sigmoid
+from trainer.settings import Definition
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+_BIAS_RATE = 20.0  # the biases' learning rate, as a multiple: they must reach the base rate within the first thousands
+
+
+@numba.njit(nogil=True, cache=True)
+def adam(
+    weights: NDArray[np.float32],
+    gradients: NDArray[np.float32],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    rates: NDArray[np.float32],
+    scale: float,
+    step: int,
+) -> None:
+    """One step of Adam, in place; all arrays float32[W].
+
+    Args:
+        weights: The parameters.
+        gradients: Of the summed loss; left at zero.
+        first: Running mean of the gradients.
+        second: Running mean of their squares.
+        rates: Learning rate of each parameter.
+        scale: Multiplies the gradients.
+        step: Number of this step, from 1.
+
+    **Source**: Kingma & Ba 2015, Adam (arXiv 1412.6980), algorithm 1.
+    """
+    correct1 = np.float32(1.0 / (1.0 - _BETA1**step))
+    correct2 = np.float32(1.0 / (1.0 - _BETA2**step))
+    for i in range(weights.size):
+        g = gradients[i] * np.float32(scale)
+        gradients[i] = np.float32(0.0)
+        first[i] = np.float32(_BETA1) * first[i] + np.float32(1.0 - _BETA1) * g
+        second[i] = np.float32(_BETA2) * second[i] + np.float32(1.0 - _BETA2) * g * g
+        weights[i] -= rates[i] * first[i] * correct1 / (math.sqrt(second[i] * correct2) + np.float32(_EPSILON))
+
+
+class Learner:
+    """The model that learns.
+
+    Args:
+        definition: What defines the prediction.
+        shard: A shard that learns, with the definition's tables.
+
+    Attributes:
+        scorer: The prediction; what it scores is what was learned so far.
+    """
+
+    def __init__(self, definition: Definition, shard: Shard) -> None:
+        self.scorer = Scorer(definition, shard)
+        self.shard = shard
+        size = self.scorer.weights.size
+        self._first = np.zeros(size, dtype=np.float32)
+        self._second = np.zeros(size, dtype=np.float32)
+        self._rates = np.full(size, definition.model.learning_rate, dtype=np.float32)
+        at = 0
+        for name, shape in self.scorer.shapes:
+            if name == "bias":
+                self._rates[at : at + int(np.prod(shape))] *= _BIAS_RATE
+            at += int(np.prod(shape))
+        self._step = 0
+
+    def score_and_learn(self, batch: Batch) -> NDArray[np.float64]:
+        """Scores all of a batch, then learns from it.
+
+        Returns:
+            float64[B, T], each task's probability before the batch was learned.
+
+        Raises:
+            BadRecord: With the reason ``not_finite``, if the loss or a gradient is not finite. Nothing was learned
+                then.
+        """
+        rows, fields = self.scorer.embed(batch)
+        inputs = torch.from_numpy(fields).requires_grad_()
+        logits = self.scorer.module(inputs, torch.from_numpy(self.scorer.standardise(batch.numbers)))
+        labels = torch.from_numpy(batch.labels)
+        known = ~np.isnan(batch.labels)
+        weights = torch.from_numpy(np.where(known, batch.weights[:, None], np.float32(0.0)))
+        loss = binary_cross_entropy_with_logits(logits, torch.nan_to_num(labels), weight=weights, reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+        gradients = inputs.grad.numpy()  # type: ignore[union-attr]  # a leaf that was asked for its gradient has one
+        finite = np.isfinite(gradients).all() and np.isfinite(self.scorer.gradients).all()
+        if not (math.isfinite(loss.item()) and finite):
+            self.scorer.gradients[:] = 0.0
+            raise BadRecord(
+                "not_finite", "the loss or a gradient of the batch is not finite; look at `weight` and numbers"
+            )
+        self._step += 1
+        adam(
+            self.scorer.weights,
+            self.scorer.gradients,
+            self._first,
+            self._second,
+            self._rates,
+            1.0 / len(batch),
+            self._step,
+        )
+        self.shard.learn(
+            batch.occurrences,
+            rows,
+            gradients,
+            self.scorer.featurizer.tables,
+            self.scorer.featurizer.means,
+            batch.times_ms,
+        )
+        self._observe(batch.numbers)
+        return sigmoid(logits.detach().numpy())
+
+    def _observe(self, numbers: NDArray[np.float64]) -> None:
+        """Adds a batch to the numbers' running moments.
+
+        **Source**: Chan et al. 1979, the parallel form of Welford's update.
+        """
+        known = np.isfinite(numbers)
+        count = known.sum(0)
+        values = np.where(known, numbers, 0.0)
+        mean = values.sum(0) / np.maximum(count, 1)
+        squares = (np.where(known, values - mean, 0.0) ** 2).sum(0)
+        n, old, m2 = self.scorer.moments.T
+        total = n + count
+        delta = mean - old
+        share = count / np.maximum(total, 1)
+        self.scorer.moments[:, 2] = m2 + squares + delta**2 * n * share
+        self.scorer.moments[:, 1] = old + delta * share
+        self.scorer.moments[:, 0] = total
+
+    def parts(self) -> dict[str, bytes]:
+        """What a commit carries besides rows."""
+        return {
+            "dense": self.scorer.dense_part(self._first, self._second),
+            "numbers": self.scorer.numbers_part(),
+            "step": self._step.to_bytes(8, "little"),
+        }
+
+    def load_parts(self, parts: dict[str, bytes]) -> list[str]:
+        """Takes what :meth:`parts` gave.
+
+        Returns:
+            Names of the dense parts that start afresh.
+        """
+        fresh = self.scorer.load_dense(parts["dense"], self._first, self._second) if "dense" in parts else []
+        if "numbers" in parts:
+            self.scorer.load_numbers(parts["numbers"])
+        self._step = int.from_bytes(parts.get("step", b""), "little")
+        return fresh

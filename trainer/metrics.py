@@ -1,0 +1,116 @@
+"""What the trainer tells Prometheus."""
+
+import math
+from collections.abc import Mapping, Sequence
+from wsgiref.simple_server import WSGIServer
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from embedding_store.codec import entry_dtype
+from embedding_store.optimizers import STATE_WIDTH
+from embedding_store.shard import Shard
+from trainer.validation import Progress, Quality
+
+WINDOW = 10_000
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_ROWS = (1, 10, 100, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+
+
+class TrainerMetrics:
+    """The trainer's metrics, in a registry of their own.
+
+    Args:
+        tasks: Names of the tasks.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self._tasks = tuple(tasks)
+        self.progress = [Progress(WINDOW) for _ in tasks]
+        self._examples = Counter("dolmen_examples", "Examples learned from.", ["task"], registry=r)
+        labels = ["task", "window"]
+        self._auc = Gauge("dolmen_online_auc", "AUC of scores given before learning.", labels, registry=r)
+        self._logloss = Gauge("dolmen_online_logloss", "Log loss of scores given before learning.", labels, registry=r)
+        self._entropy = Gauge(
+            "dolmen_online_normalized_entropy", "Log loss by that of the base rate.", labels, registry=r
+        )
+        self._calibration = Gauge("dolmen_online_calibration", "Predicted by observed positives.", labels, registry=r)
+        self._lag = Gauge("dolmen_consumer_lag", "Records left to read.", ["topic", "partition"], registry=r)
+        self.dead_letters = Counter(
+            "dolmen_dead_letters", "Messages not learned from.", ["topic", "reason"], registry=r
+        )
+        self.commit_seconds = Histogram("dolmen_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=r)
+        self.commit_rows = Histogram("dolmen_commit_rows", "Rows of a commit.", buckets=_ROWS, registry=r)
+        self._unfolded = Gauge("dolmen_log_unfolded_bytes", "Commits that are not in the rows yet.", registry=r)
+        self._rows = Gauge("dolmen_store_rows", "Rows held.", ["table"], registry=r)
+        self._bytes = Gauge("dolmen_store_bytes", "Bytes of the rows as stored, ids included.", ["table"], registry=r)
+        self._batch = Histogram(
+            "dolmen_batch_examples", "Examples of a batch.", buckets=[2**k for k in range(13)], registry=r
+        )
+        self._ids = _Ids()
+        r.register(self._ids)
+        for task in tasks:
+            self._examples.labels(task)
+
+    def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
+        """Counts a batch: labels float32[B, T], NaN where absent, and scores float64[B, T]."""
+        self._batch.observe(labels.shape[0])
+        for t, task in enumerate(self._tasks):
+            self.progress[t].add(labels[:, t], scores[:, t])
+            self._examples.labels(task).inc(int((~np.isnan(labels[:, t])).sum()))
+
+    def refresh(self, shard: Shard, lag: Mapping[tuple[str, int], int], unfolded_bytes: int) -> None:
+        """Sets the gauges."""
+        for task, progress in zip(self._tasks, self.progress, strict=True):
+            self._set_quality(task, "all", progress.total())
+            self._set_quality(task, str(WINDOW), progress.recent())
+        for (topic, partition), left in lag.items():
+            self._lag.labels(topic, str(partition)).set(left)
+        self._unfolded.set(unfolded_bytes)
+        for t, table in enumerate(shard.tables):
+            rows = int(shard.counts[t])
+            self._rows.labels(table.name).set(rows)
+            self._bytes.labels(table.name).set(rows * entry_dtype(table.dim, STATE_WIDTH).itemsize)
+        self._ids.shard = shard
+
+    def _set_quality(self, task: str, window: str, quality: Quality) -> None:
+        for gauge, value in (
+            (self._auc, quality.auc),
+            (self._logloss, quality.log_loss),
+            (self._entropy, quality.normalized_entropy),
+            (self._calibration, quality.calibration),
+        ):
+            if not math.isnan(value):
+                gauge.labels(task, window).set(value)
+
+    def serve(self, host: str, port: int) -> tuple[WSGIServer, int]:
+        """Opens ``/metrics``; returns the server and its port."""
+        server, _ = start_http_server(port, host, self.registry)
+        return server, server.server_port
+
+
+class _Ids(Collector):
+    """Counters that the shard keeps."""
+
+    shard: Shard | None = None
+
+    def collect(self) -> list[CounterMetricFamily]:
+        """One family a counter."""
+        shard = self.shard
+        families = []
+        for name, text in (
+            ("dolmen_ids_admitted", "Ids that got a row."),
+            ("dolmen_ids_filtered", "Sightings of ids without a row that did not get one."),
+            ("dolmen_rows_expired", "Rows gone for not being seen."),
+        ):
+            family = CounterMetricFamily(name, text, labels=["table"])
+            for t, table in enumerate(shard.tables if shard else ()):
+                values = {"dolmen_ids_admitted": shard.admitted, "dolmen_rows_expired": shard.expired}  # type: ignore[union-attr]  # tables are none without a shard
+                family.add_metric([table.name], float(values[name][t]) if name in values else 0.0)
+            families.append(family)
+        return families

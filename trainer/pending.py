@@ -1,0 +1,130 @@
+"""Messages that were read but not learned yet, and how they are cut into batches.
+
+A run is a row of whole messages from the oldest on; it is closed by the message that brings it to the wanted number
+of examples, so where it ends depends on the messages alone, never on when or how they arrived.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.errors import BadRecord
+from trainer.example import examples_to_columns, parse_example
+from trainer.features import BadValue, Batch, Featurizer
+from trainer.reader import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One record and what became of it.
+
+    Attributes:
+        record: As read.
+        examples: How many it holds; 0 if it is faulty.
+        fault: Why it cannot be learned from.
+    """
+
+    record: Record
+    examples: int
+    fault: BadRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Messages in a row and the examples of those that are sound; `batch` is None if there are none."""
+
+    messages: list[Message]
+    batch: Batch | None
+
+
+class Pending:
+    """A queue of decoded messages.
+
+    Args:
+        featurizer: Of the current definition.
+        tasks: Names of the labels.
+        max_ahead_ms: How far a ``ts`` may lie past its record's Kafka timestamp.
+    """
+
+    def __init__(self, featurizer: Featurizer, tasks: Sequence[str], max_ahead_ms: int) -> None:
+        self._featurizer = featurizer
+        self._tasks = tuple(tasks)
+        self._max_ahead_ms = max_ahead_ms
+        self._messages: deque[Message] = deque()
+        self._batches: deque[Batch] = deque()
+        self.examples = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Decodes records and puts them at the end. A faulty one stays in its place, with its fault."""
+        parsed: list[dict[str, object] | BadRecord] = []
+        for record in records:
+            latest = record.timestamp_ms + self._max_ahead_ms if record.timestamp_ms >= 0 else None
+            try:
+                parsed.append(parse_example(record.value, self._tasks, latest))
+            except BadRecord as error:
+                parsed.append(error)
+        batch = self._featurize(parsed)
+        for record, message in zip(records, parsed, strict=True):
+            if isinstance(message, BadRecord):
+                self._messages.append(Message(record, 0, message))
+            else:
+                self._messages.append(Message(record, len(message["items"])))  # type: ignore[arg-type]  # a checked list
+        if batch is not None:
+            self._batches.append(batch)
+            self.examples += len(batch)
+
+    def _featurize(self, parsed: "list[dict[str, object] | BadRecord]") -> Batch | None:
+        """The batch of all sound messages. A message with a value that its field cannot take becomes its fault."""
+        while True:
+            places = [i for i, message in enumerate(parsed) if not isinstance(message, BadRecord)]
+            if not places:
+                return None
+            sound = [parsed[i] for i in places]
+            columns = examples_to_columns(sound, self._featurizer.sources, self._tasks)  # type: ignore[arg-type]  # sound
+            try:
+                return self._featurizer.featurize(columns)
+            except BadValue as error:
+                place, source = error.place, error.source
+                if source.startswith("item."):
+                    ends = np.cumsum(columns.sizes)
+                    item, place = place, int(np.searchsorted(ends, place, side="right"))
+                    source = f"items[{item - int(ends[place] - columns.sizes[place])}].{source.removeprefix('item.')}"
+                parsed[places[place]] = BadRecord("value", f"`{source}`: {error.what}")
+
+    def take(self, examples: int, whole: bool = True) -> Run | None:
+        """The next run.
+
+        Args:
+            examples: How many close it.
+            whole: Whether fewer will not do; if False, what is there is taken.
+
+        Returns:
+            The run, or None if there is not enough.
+        """
+        if not self._messages or (whole and self.examples < examples):
+            return None
+        messages: list[Message] = []
+        found = lists = 0
+        while self._messages and found < examples:
+            message = self._messages.popleft()
+            messages.append(message)
+            found += message.examples
+            lists += message.examples > 0
+        self.examples -= found
+        return Run(messages, self._take_lists(lists))
+
+    def _take_lists(self, lists: int) -> Batch | None:
+        parts: list[Batch] = []
+        while lists:
+            batch = self._batches.popleft()
+            if batch.sizes.size > lists:
+                self._batches.appendleft(batch.lists(lists, batch.sizes.size))
+                batch = batch.lists(0, lists)
+            parts.append(batch)
+            lists -= batch.sizes.size
+        return Batch.join(parts) if parts else None

@@ -1,0 +1,24 @@
+"""Compiles every kernel before the first real batch; a later start finds them in Numba's cache."""
+
+import numpy as np
+
+from embedding_store.shard import Shard
+from trainer.example import Columns
+from trainer.learner import Learner
+from trainer.settings import Definition
+
+
+def compile_kernels(definition: Definition) -> None:
+    """Learns from two empty examples, with a model that is thrown away."""
+    learner = Learner(definition, Shard(definition.tables, definition.seed))
+    columns = Columns(
+        sizes=np.array([2]),
+        ts=np.array([0]),
+        values={},
+        labels=np.zeros((2, len(definition.tasks)), dtype=np.float32),
+        weights=np.ones(2, dtype=np.float32),
+    )
+    learner.score_and_learn(learner.scorer.featurizer.featurize(columns))
+    learner.shard.sweep(1)
+    for block in learner.shard.take_changes()[0]:
+        learner.shard.apply(block)
