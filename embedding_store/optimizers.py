@@ -8,8 +8,6 @@ the vector have an accumulator each:
 **Source**: Duchi et al. 2011, Adaptive Subgradient Methods; one accumulator a row as in Naumov et al. 2019 (DLRM).
 """
 
-import math
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +73,7 @@ def sum_gradients(
     return found
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def adagrad(
     data: NDArray[np.float32],
     headers: NDArray[np.void],
@@ -101,13 +99,13 @@ def adagrad(
         g = sums[u, 0]
         state = data[row, width] + g * g
         data[row, width] = state
-        data[row, 0] -= rates[table, 0] * g / np.float32(math.sqrt(state))
+        data[row, 0] -= rates[table, 0] * g / np.sqrt(state)
         square = np.float32(0.0)
         dim = dims[table]
         for k in range(1, dim + 1):
             square += sums[u, k] * sums[u, k]
         state = data[row, width + 1] + square / np.float32(dim)
         data[row, width + 1] = state
-        step = rates[table, 1] / np.float32(math.sqrt(state))
+        step = rates[table, 1] / np.sqrt(state)
         for k in range(1, dim + 1):
             data[row, k] -= step * sums[u, k]

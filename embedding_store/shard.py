@@ -192,7 +192,11 @@ class Shard:
     # What a commit brings
 
     def apply(self, block: Block) -> None:
-        """Sets the rows of a block. Idempotent. A table that is not among this shard's is left out."""
+        """Sets the rows of a block. Idempotent.
+
+        A table that is not among this shard's is left out. Of rows of another width, the numbers that both have are
+        kept.
+        """
         table = self.number.get(block.table)
         if table is None or not block.entries.size:
             return
@@ -210,7 +214,8 @@ class Shard:
         for name in ("seq", "last_seen", "count"):
             headers[name][rows] = entries[name]
         data = self.slab.data
-        data[rows, : entries["values"].shape[1]] = entries["values"]
+        width = 1 + min(self.tables[table].dim, entries["values"].shape[1] - 1)
+        data[rows, :width] = entries["values"][:, :width]
         if self.learning:
             data[rows, 1 + self.dim :] = entries["state"]
 

@@ -141,7 +141,11 @@ class Cursor:
 
     def at_end(self) -> bool:
         """Whether the last poll gave nothing because every partition was read to its end."""
-        return self._gave_nothing and not any(self.left().values())
+        if not self._gave_nothing:
+            return False
+        reader = self._opened()
+        answered = all(reader.high_watermark(partition) is not None for partition in self._next)
+        return answered and not any(self.left().values())
 
     def check(self) -> None:
         """Makes sure that the position still belongs to the topic, and takes up partitions that came later."""

@@ -9,9 +9,9 @@ from typing import Any
 import kafka.errors
 from kafka import KafkaProducer
 
-from trainer.connection import client_without_topic_creation
+from trainer.connection import connect, describe_error
 from trainer.errors import EventsUnavailable
-from trainer.topics import REQUEST_TIMEOUT_MS, Topics, describe_error
+from trainer.topics import REQUEST_TIMEOUT_MS, Topics
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class DeadLetters:
     def _send(self) -> list[BaseException]:
         """One round. Keeps what failed; a letter that no broker takes is cut for the next round."""
         if self._producer is None:
-            self._producer = KafkaProducer(kafka_client=client_without_topic_creation, **self._options)
+            self._producer, _ = connect(KafkaProducer, **self._options)
         sent = [
             (letter, self._producer.send(self._topic, letter.value, letter.key, headers=list(letter.headers)))
             for letter in self._pending

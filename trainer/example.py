@@ -139,12 +139,14 @@ def examples_to_columns(messages: Sequence[Mapping[str, Any]], sources: Sequence
         tasks: Label names, the columns of ``labels``.
     """
     items = [item for message in messages for item in message["items"]]
-    labels = np.array([[item["labels"].get(task, math.nan) for task in tasks] for item in items], dtype=np.float32)
+    labels = np.empty((len(items), len(tasks)), dtype=np.float32)
+    for t, task in enumerate(tasks):
+        labels[:, t] = [item["labels"].get(task, math.nan) for item in items]
     return Columns(
         sizes=np.array([len(message["items"]) for message in messages], dtype=np.int64),
         ts=np.array([message["ts"] for message in messages], dtype=np.int64),
         values=_collect(messages, items, sources),
-        labels=labels.reshape(len(items), len(tasks)),
+        labels=labels,
         weights=np.array([item.get("weight", 1.0) for item in items], dtype=np.float32),
     )
 

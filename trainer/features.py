@@ -3,6 +3,7 @@
 Stateless but for a cache of hashed strings. What a number's mean is, the learner knows; here it is only transformed.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -261,6 +262,11 @@ class Featurizer:
             )
         ids = np.zeros(len(column), dtype=np.int64)
         missing = np.zeros(len(column), dtype=np.bool_)
+        if kinds == {int}:
+            with contextlib.suppress(OverflowError):
+                ids[:] = column
+                if not (ids < 0).any():
+                    return ids, missing
         for i, value in enumerate(column):
             if value is MISSING:
                 missing[i] = True

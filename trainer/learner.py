@@ -17,21 +17,24 @@ from trainer.features import Batch
 from trainer.scorer import Scorer, sigmoid
 from trainer.settings import Definition
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+_BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
+_BETA2, _REST2 = np.float32(0.999), np.float32(0.001)
+_EPSILON, _ZERO = np.float32(1e-8), np.float32(0.0)
 _BIAS_RATE = 20.0  # the biases' learning rate, as a multiple: they must reach the base rate within the first thousands
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def adam(
     weights: NDArray[np.float32],
     gradients: NDArray[np.float32],
     first: NDArray[np.float32],
     second: NDArray[np.float32],
     rates: NDArray[np.float32],
-    scale: float,
-    step: int,
+    scale: np.float32,
+    correct1: np.float32,
+    correct2: np.float32,
 ) -> None:
-    """One step of Adam, in place; all arrays float32[W].
+    """One step of Adam, in place; all arrays float32[W]. In single precision throughout, so that it runs as vectors.
 
     Args:
         weights: The parameters.
@@ -40,18 +43,19 @@ def adam(
         second: Running mean of their squares.
         rates: Learning rate of each parameter.
         scale: Multiplies the gradients.
-        step: Number of this step, from 1.
+        correct1: 1 / (1 - beta1^step), of this step, counted from 1.
+        correct2: 1 / (1 - beta2^step).
 
     **Source**: Kingma & Ba 2015, Adam (arXiv 1412.6980), algorithm 1.
     """
-    correct1 = np.float32(1.0 / (1.0 - _BETA1**step))
-    correct2 = np.float32(1.0 / (1.0 - _BETA2**step))
     for i in range(weights.size):
-        g = gradients[i] * np.float32(scale)
-        gradients[i] = np.float32(0.0)
-        first[i] = np.float32(_BETA1) * first[i] + np.float32(1.0 - _BETA1) * g
-        second[i] = np.float32(_BETA2) * second[i] + np.float32(1.0 - _BETA2) * g * g
-        weights[i] -= rates[i] * first[i] * correct1 / (math.sqrt(second[i] * correct2) + np.float32(_EPSILON))
+        g = gradients[i] * scale
+        m = _BETA1 * first[i] + _REST1 * g
+        v = _BETA2 * second[i] + _REST2 * g * g
+        first[i] = m
+        second[i] = v
+        gradients[i] = _ZERO
+        weights[i] -= rates[i] * m * correct1 / (np.sqrt(v * correct2) + _EPSILON)
 
 
 class Learner:
@@ -111,8 +115,9 @@ class Learner:
             self._first,
             self._second,
             self._rates,
-            1.0 / len(batch),
-            self._step,
+            np.float32(1.0 / len(batch)),
+            np.float32(1.0 / (1.0 - 0.9**self._step)),
+            np.float32(1.0 / (1.0 - 0.999**self._step)),
         )
         self.shard.learn(
             batch.occurrences,
@@ -130,6 +135,8 @@ class Learner:
 
         **Source**: Chan et al. 1979, the parallel form of Welford's update.
         """
+        if not numbers.shape[1]:
+            return
         known = np.isfinite(numbers)
         count = known.sum(0)
         values = np.where(known, numbers, 0.0)

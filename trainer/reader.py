@@ -8,11 +8,10 @@ from typing import Any
 
 import kafka.errors
 from kafka import KafkaConsumer, TopicPartition
-from kafka.net.compat import KafkaNetClient
 
-from trainer.connection import client_without_topic_creation
+from trainer.connection import connect, describe_error
 from trainer.errors import EventsUnavailable
-from trainer.topics import REQUEST_TIMEOUT_MS, describe_error
+from trainer.topics import REQUEST_TIMEOUT_MS
 
 _ANSWER_LIMIT_S = 10.0
 _ANSWER_WAIT_MS = 100
@@ -77,22 +76,9 @@ class Reader:
     """
 
     def __init__(self, options: Mapping[str, Any], topic: str) -> None:
-        clients: list[KafkaNetClient] = []
-
-        def connect(**configs: Any) -> KafkaNetClient:
-            clients.append(client_without_topic_creation(**configs))
-            return clients[0]
-
         self._topic = topic
         self._cut: set[int] = set()
-        try:
-            self._consumer = KafkaConsumer(kafka_client=connect, **_OPTIONS, **options)
-        except (kafka.errors.KafkaError, OSError) as error:
-            for client in clients:
-                client.close()
-            servers = ",".join(options["bootstrap_servers"])
-            raise EventsUnavailable(f"Kafka at {servers} cannot be read: {describe_error(error)}") from error
-        self._cluster = clients[0].cluster
+        self._consumer, self._cluster = connect(KafkaConsumer, **_OPTIONS, **options)
 
     def assign(self, offsets: Mapping[int, int]) -> None:
         """Reads on from these offsets, and from no other partition."""

@@ -54,6 +54,8 @@ class Scorer:
 
     def standardise(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
         """Numbers less their mean, by their standard deviation: float64[B, M] -> float32[B, M]; 0 where missing."""
+        if not self.featurizer.numbers:
+            return np.empty(numbers.shape, dtype=np.float32)
         count, mean, squares = self.moments.T
         deviation = np.sqrt(squares / np.maximum(count, 1.0))
         scaled = (numbers - mean) / np.where(deviation > 0, deviation, 1.0)

@@ -12,6 +12,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec
 from kafka.structs import OffsetAndMetadata
 
+from trainer.connection import connect, describe_error
 from trainer.errors import EventsUnavailable
 
 log = logging.getLogger(__name__)
@@ -145,9 +146,9 @@ class Topics:
         return sorted((where.partition, hit) for where, hit in found.items())
 
     def _ask(self, failure: str, question: Callable[[KafkaAdminClient], Any]) -> Any:
+        if self._admin is None:
+            self._admin, _ = connect(KafkaAdminClient, **self._options)
         try:
-            if self._admin is None:
-                self._admin = KafkaAdminClient(**self._options)
             return question(self._admin)
         except kafka.errors.KafkaError as error:
             raise EventsUnavailable(f"{self._where()}: {failure}: {describe_error(error)}") from error
@@ -157,12 +158,3 @@ class Topics:
 
     def _where(self) -> str:
         return f"Kafka at {','.join(self._options['bootstrap_servers'])}"
-
-
-def describe_error(error: BaseException) -> str:
-    """An error in words, its kind if it has none of its own.
-
-    >>> describe_error(ValueError("no such port")), describe_error(TimeoutError())
-    ('no such port', 'TimeoutError')
-    """
-    return str(error) or type(error).__name__

@@ -18,13 +18,14 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Learns from the examples in Kafka and commits to the store, until SIGTERM or Ctrl-C."""
         from embedding_store.errors import DefinitionConflict, Fenced, StoreEmptied, StoreError
-        from services.cli.process import setup_logging, stop_on_signals
+        from services.cli.process import setup_logging, stop_on_signals, tune_garbage_collection
         from services.settings import load_settings
         from trainer.app import Trainer, TrainerConfig
         from trainer.errors import LogLost, TrainerError
 
         settings = load_settings(config)
         setup_logging()
+        tune_garbage_collection()
         running = TrainerConfig(
             definition=settings.definition(),
             trainer=settings.trainer,

@@ -106,8 +106,16 @@ def draw_lists(
     born = np.searchsorted(model.born_ms, after_ms, side="right")
     reach = np.broadcast_to(model.item_weights[born - 1, None], (_BLOCK_LISTS, list_size))
     item = np.searchsorted(model.item_weights, rng.random(reach.shape) * reach, side="right")
-    while (again := _repeated(item)).any():
-        item[again] = np.searchsorted(model.item_weights, rng.random(int(again.sum())) * reach[again], side="right")
+    rows = np.arange(_BLOCK_LISTS)
+    while len(rows):
+        again = _repeated(item[rows])
+        clashing = again.any(axis=1)
+        rows, again = rows[clashing], again[clashing]
+        drawn = item[rows]
+        drawn[again] = np.searchsorted(
+            model.item_weights, rng.random(int(again.sum())) * reach[rows][again], side="right"
+        )
+        item[rows] = drawn
     return after_ms, user, device, item
 
 

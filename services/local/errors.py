@@ -3,6 +3,7 @@
 ::
 
     LocalError            the text says what failed and what to do; `exit_code` is that of `dolmen up`
+    ├── TopicsUnavailable retryable: the broker did not answer, or refused to create a topic
     └── Interrupted       a signal came while the stack was starting
 """
 
@@ -18,6 +19,10 @@ class LocalError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class TopicsUnavailable(LocalError):
+    """The broker did not answer, or refused to create a topic. It may do so later."""
 
 
 class Interrupted(LocalError):

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from services.local.children import ChildSpec
+from services.local.errors import TopicsUnavailable
 from services.local.lifecycle import RestartPolicy
 from services.local.ports import claim_port
 from services.local.probes import Probe, answers_http
 from services.local.ready import Addresses
 from services.local.servers import ServerCommand, broker_command, valkey_command
-from services.local.topics import TopicsUnavailable, create_missing_topics
+from services.local.topics import create_missing_topics
 from services.settings import ConfigError, Settings
 
 STOP_ORDER = ("ranker", "trainer", "joiner", "kafka", "redis")
@@ -43,14 +44,17 @@ class Layout:
     addresses: Addresses
 
 
-def dolmen_command(config: Path | None) -> ServiceCommand:
+def dolmen_command(config: Path | None, data_dir: Path) -> ServiceCommand:
     """The services as this installation runs them.
 
     Args:
         config: Their ``dolmen.toml``; None: what they find by themselves.
+        data_dir: Where the trainer leaves what it must rescue.
     """
-    tail = () if config is None else ("--config", str(config.resolve()))
-    return lambda name: (sys.executable, "-P", "-m", "services.cli.main", name, *tail)
+    start = (sys.executable, "-P", "-m", "services.cli.main")
+    configured = () if config is None else ("--config", str(config.resolve()))
+    own = {"trainer": ("--data-dir", str(data_dir.resolve()))}
+    return lambda name: (*start, name, *configured, *own.get(name, ()))
 
 
 def lay_out(settings: Settings, data_dir: Path, command: ServiceCommand, lock_fd: int) -> Layout:

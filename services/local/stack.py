@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Self
 
 from services.local.children import Child, ChildSpec, Say
-from services.local.errors import Interrupted, LocalError
+from services.local.errors import Interrupted, LocalError, TopicsUnavailable
 from services.local.layout import STOP_ORDER, ServiceCommand, dolmen_command, lay_out
 from services.local.lock import DataDir
 from services.local.ready import READY_FILE, Addresses, remove_ready, write_ready
 from services.local.signals import no_interrupt
-from services.local.topics import TopicsUnavailable, create_missing_topics
+from services.local.topics import create_missing_topics
 from services.settings import Settings
 
 _TICK_S = 0.05
@@ -52,7 +52,7 @@ class LocalStack:
         self._data_dir = data_dir
         self._ready_file = ready_file
         self._say = say or _say_to_stderr
-        self._command = command or dolmen_command(config)
+        self._command = command or dolmen_command(config, data_dir)
         self._directory: DataDir | None = None
         self._children: dict[str, Child] = {}
         self._addresses: Addresses | None = None
@@ -119,6 +119,11 @@ class LocalStack:
         """
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether :meth:`request_stop` or :meth:`stop` was called."""
+        return self._stop_requested
 
     def request_stop(self) -> None:
         """Makes `start` and `wait` return soon. Safe in a signal handler; stops nothing by itself."""

@@ -13,14 +13,16 @@ from kafka.errors import KafkaError, KafkaTimeoutError, UnknownProducerIdError
 
 from services.replay.errors import ReplayError
 from services.replay.message import Message
+from trainer.connection import describe_error
 from trainer.errors import EventsUnavailable
-from trainer.topics import Topics, describe_error
+from trainer.topics import Topics
 
 _MAX_PENDING = 10_000
 _MAX_PENDING_BYTES = 32 << 20
 _TIMEOUT_MS = 10_000
 _LINGER_MS = 5
 _CLOSE_S = 1.0
+_GRACE_S = 1.0
 _BATCH_BYTES = 128 << 10
 
 
@@ -33,7 +35,7 @@ class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python is untyped
 
 
 class KafkaSink:
-    """Sends to one topic in order, each message once, acknowledged by all replicas. Where the broker is lost, it tries again.
+    """Sends to one topic in order, each message once, acknowledged by all replicas. A lost broker is tried again.
 
     Args:
         options: What any Kafka client needs to connect.
@@ -57,8 +59,9 @@ class KafkaSink:
         logging.getLogger("kafka").addHandler(logging.NullHandler())
         self._topic = topic
         self._where = f"Kafka at {','.join(options['bootstrap_servers'])}"
-        self._waiting: deque[tuple[Any, int]] = deque()
+        self._waiting: deque[tuple[Any, int, float]] = deque()
         self._waiting_bytes = 0
+        self._give_up_after_ms = give_up_after_ms
         try:
             topics = Topics(options)
             try:
@@ -94,7 +97,7 @@ class KafkaSink:
         except (KafkaError, AssertionError, ValueError) as error:
             raise self._failure(error) from error
         size = len(message.value)
-        self._waiting.append((sent, size))
+        self._waiting.append((sent, size, time.monotonic()))
         self._waiting_bytes += size
 
     def pending(self) -> int:
@@ -104,10 +107,14 @@ class KafkaSink:
             ReplayError: If one was lost.
         """
         while self._waiting and self._waiting[0][0].is_done:
-            sent, size = self._waiting.popleft()
-            self._waiting_bytes -= size
+            sent, size, _ = self._waiting[0]
             if sent.failed():
                 raise self._failure(sent.exception) from sent.exception
+            self._waiting.popleft()
+            self._waiting_bytes -= size
+        # A producer that has no producer id yet never gives up by itself.
+        if self._waiting and time.monotonic() - self._waiting[0][2] > self._give_up_after_ms / 1000 + _GRACE_S:
+            raise self._failure(KafkaTimeoutError())
         return len(self._waiting)
 
     def is_full(self) -> bool:
@@ -133,8 +140,10 @@ class KafkaSink:
 
     def _failure(self, error: BaseException) -> ReplayError:
         text = describe_error(error)
-        if isinstance(error, UnknownProducerIdError):
+        if isinstance(error, KafkaTimeoutError):
+            text = f"no acknowledgement within {self._give_up_after_ms / 1000:g} s; is the broker still running?"
+        elif isinstance(error, UnknownProducerIdError):
             text = "the broker was restarted and has lost its log; start the replay again"
         return ReplayError(
-            f"{self._where}, topic {self._topic}: {text}; {len(self._waiting) + 1} messages are not acknowledged"
+            f"{self._where}, topic {self._topic}: {text} ({len(self._waiting)} messages are not acknowledged)"
         )

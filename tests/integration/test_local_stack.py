@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -142,13 +143,8 @@ def test_start_ready_and_stop_leave_no_process(folder):
         assert environment["DOLMEN_STORE__URL"] == found["redis_url"]
         assert environment["DOLMEN_EVENTS__ON_LOST_LOG"] == "earliest"
         with closing(redis.Redis.from_url(found["redis_url"])) as client:
-            assert client.config_get("append*") | client.config_get("maxmemory-policy") == {
-                "appendonly": "yes",
-                "appendfsync": "everysec",
-                "appendfilename": "appendonly.aof",
-                "appenddirname": "appendonlydir",
-                "maxmemory-policy": "noeviction",
-            }
+            chosen = client.config_get("appendonly", "appendfsync", "maxmemory-policy")
+        assert chosen == {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}
         assert os.getsid(found["pids"]["trainer"]) == found["pids"]["trainer"]
         assert stack.addresses.pids == found["pids"]
     assert not any(runs(pid) for pid in found["pids"].values())
@@ -195,7 +191,6 @@ def test_a_service_that_finds_its_configuration_wrong_makes_up_exit_with_2(folde
     with pytest.raises(LocalError, match="reason of ranker") as raised:
         stack_on(folder).start()
     assert raised.value.exit_code == 2
-    assert "trainer" in (folder / "ends").read_text()
     assert ready(folder) is None
 
 
@@ -245,9 +240,10 @@ def test_a_killed_up_leaves_no_orphan_and_its_data_can_be_used_at_once(folder):
 def test_signals_stop_everything_in_order_however_often_they_come(number, folder):
     with driver_on(folder) as driver:
         pids = ready(folder)["pids"].values()
-        for _ in range(3):
-            driver.send_signal(number)
-            time.sleep(0.02)
+        driver.send_signal(number)
+        until(lambda: "stopping" in (folder / "err").read_text())
+        driver.send_signal(number)
+        driver.send_signal(number)
         assert driver.wait(60) == 0
     assert not any(runs(pid) for pid in pids)
     assert (folder / "ends").read_text() == "ranker trainer "
@@ -287,20 +283,14 @@ def test_the_command_line_says_in_one_line_what_is_wrong_and_exits_with_1(folder
         '[[features]]\nname = "video"\nkind = "id"\nsource = "item.id"\n[[tasks]]\nname = "click"\n[ranker]\nport = 0\n'
     )
     command = [sys.executable, "-P", "-m", "services.cli.main", "up", "--config", "dolmen.toml", "--data-dir", "data"]
+    run = partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=60)
     with stack_on(folder) as stack:
-        second = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+        second = run(command)
         assert second.returncode == 1
         assert f"in use by another `dolmen up` (pid {os.getpid()})" in second.stderr
         assert second.stderr.count("\n") == 1
         port = stack.addresses.ranker_url.rpartition(":")[2]
-        taken = subprocess.run(
-            [*command[:-1], "other"],
-            cwd=folder,
-            env={**os.environ, "DOLMEN_RANKER__PORT": port},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        taken = run([*command[:-1], "other"], env={**os.environ, "DOLMEN_RANKER__PORT": port})
     assert taken.returncode == 1
     assert f"port {port} of 127.0.0.1 is taken" in taken.stderr
     assert "ranker.port" in taken.stderr

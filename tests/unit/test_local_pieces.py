@@ -107,13 +107,13 @@ def test_a_full_disk_is_named_and_the_lock_given_back(tmp_path, monkeypatch):
 
 
 def test_services_are_started_without_the_working_directory_on_their_path(tmp_path):
-    command = dolmen_command(tmp_path / "dolmen.toml")("trainer")
+    command = dolmen_command(tmp_path / "dolmen.toml", tmp_path)("trainer")
     assert command[:5] == (sys.executable, "-P", "-m", "services.cli.main", "trainer")
-    assert command[5:] == ("--config", str(tmp_path / "dolmen.toml"))
+    assert command[5:] == ("--config", str(tmp_path / "dolmen.toml"), "--data-dir", str(tmp_path))
 
 
 def test_services_learn_addresses_from_their_environment(tmp_path):
-    layout = lay_out(settings(ranker={"port": 0}), tmp_path, dolmen_command(None), lock_fd=0)
+    layout = lay_out(settings(ranker={"port": 0}), tmp_path, dolmen_command(None, tmp_path), lock_fd=0)
     environment = layout.services[0].environment
     assert environment["DOLMEN_STORE__URL"] == layout.addresses.redis_url
     assert environment["DOLMEN_EVENTS__BOOTSTRAP_SERVERS"] == layout.addresses.bootstrap_servers
@@ -130,13 +130,13 @@ def test_services_learn_addresses_from_their_environment(tmp_path):
     "events", [{"on_lost_log": "stop"}, {"bootstrap_servers": "kafka.example:9092"}], ids=["configured", "own Kafka"]
 )
 def test_a_lost_log_is_read_again_only_where_nobody_decided_otherwise(events, tmp_path):
-    layout = lay_out(settings(ranker={"port": 0}, events=events), tmp_path, dolmen_command(None), lock_fd=0)
+    layout = lay_out(settings(ranker={"port": 0}, events=events), tmp_path, dolmen_command(None, tmp_path), lock_fd=0)
     assert "DOLMEN_EVENTS__ON_LOST_LOG" not in layout.services[0].environment
 
 
 def test_what_has_a_url_is_not_started(tmp_path):
     sections = {"store": {"url": "redis://r:1/0"}, "events": {"bootstrap_servers": "k:2"}, "ranker": {"port": 0}}
-    layout = lay_out(settings(**sections), tmp_path, dolmen_command(None), lock_fd=0)
+    layout = lay_out(settings(**sections), tmp_path, dolmen_command(None, tmp_path), lock_fd=0)
     assert layout.servers == ()
     assert [spec.name for spec in layout.services] == ["trainer", "ranker"]
     assert (layout.addresses.redis_url, layout.addresses.bootstrap_servers) == ("redis://r:1/0", "k:2")
@@ -145,6 +145,6 @@ def test_what_has_a_url_is_not_started(tmp_path):
 def test_credentials_without_a_server_of_ones_own_are_a_fault_of_the_configuration(tmp_path):
     sections = {"store": {"password": "x"}, "events": {"security_protocol": "SASL_SSL"}}
     with pytest.raises(ConfigError) as raised:
-        lay_out(settings(**sections), tmp_path, dolmen_command(None), lock_fd=0)
+        lay_out(settings(**sections), tmp_path, dolmen_command(None, tmp_path), lock_fd=0)
     assert "store.url" in str(raised.value)
     assert "events.bootstrap_servers" in str(raised.value)

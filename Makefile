@@ -1,0 +1,47 @@
+PYTHON ?= python3
+TORCH_INDEX ?=
+DEMO_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench storm freshness containers clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "Dolmen needs Python 3.11, 3.12 or 3.13; name one with make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) 'torch>=2.5,<=2.13.0')
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## start everything, learn from a real click stream, rank before and after a click; DEMO_ARGS=--exit ends it
+	$(BIN)/dolmen demo $(DEMO_ARGS)
+
+test: $(STAMP)  ## every test
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff, ruff format, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## speed of evaluate, of the stack, of ranking; writes docs/performance.md
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python -m benchmarks.report
+
+storm: $(STAMP)  ## twenty kills against each broker, compared byte for byte
+	$(BIN)/python -m tests.e2e.storm --kills 20 --broker embedded
+	$(if $(DOLMEN_TEST_KAFKA),$(BIN)/python -m tests.e2e.storm --kills 20 --broker apache --seed 2)
+
+containers:  ## build the image and bring the composition up without Grafana (needs podman-compose or docker compose)
+	deploy/check.sh
+
+clean:  ## remove the environment and all data of the local stack
+	rm -rf $(VENV) .dolmen

@@ -1,0 +1,196 @@
+"""Looking into a shard: what is where, and whether every invariant holds. Reads rows and log; changes nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from embedding_store.bootstrap import Snapshot, bootstrap, current_definition, scan_rows, stored_tables
+from embedding_store.codec import COLD, COLD_FIELD, ID_BYTES, Block, decode_rows
+from embedding_store.commit import ROOT, decode
+from embedding_store.errors import BadBytes
+from embedding_store.ids import feature_id, render_id
+from embedding_store.keys import buckets_of
+from embedding_store.log import CommitLog
+from embedding_store.optimizers import STATE_WIDTH
+from embedding_store.redis_client import translated
+from embedding_store.shard import Shard
+
+
+def describe(log: CommitLog) -> dict[str, Any]:
+    """Rows, bytes and widths of each table, the last commit, the consumed offsets, and what the log holds."""
+    snapshot = bootstrap(log, learning=True)
+    if snapshot is None:
+        return {
+            "tables": {},
+            "commit": 0,
+            "offsets": {},
+            "clock_ms": 0,
+            "log": {"entries": 0, "bytes": 0, "unfolded": 0},
+        }
+    shard = snapshot.shard
+    state = log.state()
+    with translated():
+        entries = int(log.client.xlen(log.keys.log))
+        log_bytes = int(log.client.memory_usage(log.keys.log, samples=0) or 0)
+    tables = {}
+    for t, table in enumerate(shard.tables):
+        rows = shard.live_rows(t)
+        tables[table.name] = {
+            "rows": int(rows.size),
+            "bytes": _bytes_of(log, table.name),
+            "widths": {str(table.dim): int(rows.size)},
+        }
+    return {
+        "tables": tables,
+        "commit": snapshot.id.seq,
+        "offsets": {topic: position["offsets"] for topic, position in snapshot.positions.items()},  # type: ignore[index]  # positions are objects by their codec
+        "clock_ms": shard.clock_ms,
+        "log": {"entries": entries, "bytes": log_bytes, "unfolded": state.head.seq - state.mark.seq},
+    }
+
+
+def _bytes_of(log: CommitLog, table: str) -> int:
+    """What Redis says the hashes of a table take."""
+    with translated():
+        pipe = log.client.pipeline(transaction=False)
+        for key in log.keys.all_rows(table):
+            pipe.memory_usage(key, samples=100)
+        return sum(int(size or 0) for size in pipe.execute())
+
+
+def inspect_row(log: CommitLog, table: str, value: str) -> dict[str, Any] | None:
+    """One row as of the last commit, or None if the id has none.
+
+    Args:
+        log: Of the shard.
+        table: Its name.
+        value: As it stands in events; ``cold`` with an empty value is the cold row.
+
+    Raises:
+        KeyError: If there is no such table.
+    """
+    snapshot = bootstrap(log, learning=True)
+    if snapshot is None or table not in snapshot.shard.number:
+        raise KeyError(table)
+    shard = snapshot.shard
+    number = shard.number[table]
+    key = feature_id(value) if value else 0
+    rows = shard.index.lookup(number, np.array([key])) if value else np.array([number])
+    if rows[0] < 0 or (value and rows[0] not in shard.live_rows(number)):
+        return None
+    entry = shard.block(number, rows).entries[0]
+    return {
+        "table": table,
+        "id": render_id(key) if value else "cold",
+        "commit": int(entry["seq"]),
+        "last_seen_ms": int(entry["last_seen"]),
+        "count": int(entry["count"]),
+        "linear": float(entry["values"][0]),
+        "vector": [float(v) for v in entry["values"][1:]],
+        "state": [float(v) for v in entry["state"]],
+    }
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What `verify` found.
+
+    Attributes:
+        checked: How many of what was looked at.
+        faults: One sentence each; none if every invariant holds.
+    """
+
+    checked: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+
+def verify(log: CommitLog) -> Verdict:
+    """Checks the log's chain, every stored row, and that rows and log together make one shard."""
+    verdict = Verdict()
+    state = log.state()
+    if state.empty:
+        if state.mark_text != str(ROOT):
+            verdict.faults.append("a load was broken off: run `dolmen store load` again")
+        return verdict
+    verdict.faults += _log_faults(log, verdict)
+    definition = current_definition(log)
+    if not definition:
+        verdict.faults.append("the last commit's definition is gone")
+        return verdict
+    tables, _ = stored_tables(definition)
+    for table in tables:
+        rows = 0
+        for bucket, fields, values in scan_rows(log, table.name):
+            rows += len(fields)
+            try:
+                blocks = decode_rows(table.name, fields, values, STATE_WIDTH)
+            except BadBytes as error:
+                verdict.faults.append(str(error))
+                continue
+            bad_names = sum(len(name) != ID_BYTES and name != COLD_FIELD for name in fields)
+            if bad_names:
+                verdict.faults.append(f"table {table.name!r}: {bad_names} fields are no ids")
+            verdict.faults += [fault for block in blocks for fault in _row_faults(block, bucket)]
+        verdict.checked[f"rows of {table.name}"] = rows
+    try:
+        snapshot = bootstrap(log, learning=True)
+    except BadBytes as error:
+        verdict.faults.append(str(error))
+        return verdict
+    if snapshot is not None:
+        verdict.faults += _shard_faults(snapshot)
+    return verdict
+
+
+def _log_faults(log: CommitLog, verdict: Verdict) -> Iterator[str]:
+    state = log.state()
+    after, previous = ROOT, None
+    while entries := log.read(after):
+        for entry in entries:
+            if previous is not None and entry.prev != previous:
+                yield f"log: commit {entry.id} follows {entry.prev}, not {previous}"
+            try:
+                decode(entry.data)
+            except BadBytes as error:
+                yield f"log: commit {entry.id}: {error}"
+            previous = entry.id
+        after = entries[-1].id
+        verdict.checked["log entries"] = verdict.checked.get("log entries", 0) + len(entries)
+    state = log.state()
+    last = previous or ROOT
+    if last < state.head:
+        yield f"log: it ends at {last}, but the last commit is {state.head}"
+    if state.mark > state.head:
+        yield f"rows: they are folded to {state.mark}, past the last commit {state.head}"
+
+
+def _row_faults(block: Block, bucket: int) -> Iterator[str]:
+    entries = block.entries
+    cold = entries["flags"] & COLD != 0
+    name = f"table {block.table!r}"
+    wrong = int((buckets_of(entries["id"][~cold].astype(np.int64)) != bucket).sum())
+    if wrong:
+        yield f"{name}: {wrong} rows lie in another hash than their id says"
+    if not (np.isfinite(entries["values"]).all() and np.isfinite(entries["state"]).all()):
+        yield f"{name}: a row holds a number that is not finite"
+    if (entries["state"] <= 0).any():
+        yield f"{name}: an accumulator is not positive"
+    if (entries["count"][~cold] == 0).any():
+        yield f"{name}: a row was never seen"
+
+
+def _shard_faults(snapshot: Snapshot) -> Iterator[str]:
+    shard: Shard = snapshot.shard
+    for t, table in enumerate(shard.tables):
+        rows = shard.live_rows(t)
+        if not rows.size:
+            continue
+        entries = shard.block(t, rows).entries
+        if int(entries["last_seen"].max()) > shard.clock_ms:
+            yield f"table {table.name!r}: a row was seen later than the clock says"
+        if int(entries["seq"].max()) > snapshot.id.seq:
+            yield f"table {table.name!r}: a row is newer than the last commit"
+        if np.unique(entries["id"]).size != entries.size:
+            yield f"table {table.name!r}: an id has two rows"

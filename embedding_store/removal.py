@@ -1,0 +1,27 @@
+"""Removing a whole table from a store."""
+
+import orjson
+
+from embedding_store.bootstrap import bootstrap
+from embedding_store.commit import Commit, CommitId, encode
+from embedding_store.log import CommitLog, epoch_number
+
+
+def drop_table(log: CommitLog, name: str) -> CommitId:
+    """Removes a retired table with all its rows, by a commit of its own. Fences the trainer that may run.
+
+    Raises:
+        KeyError: If the store holds no such table.
+    """
+    epoch = log.raise_epoch()
+    snapshot = bootstrap(log, learning=True)
+    if snapshot is None or name not in snapshot.shard.number:
+        raise KeyError(name)
+    value = orjson.loads(snapshot.definition)
+    value["retired"] = [table for table in value.get("retired", ()) if table["name"] != name]
+    value["tables"] = [table for table in value["tables"] if table["name"] != name]
+    definition = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    new = CommitId(snapshot.id.seq + 1, epoch_number(epoch))
+    commit = Commit(snapshot.shard.clock_ms, definition, snapshot.positions, parts=snapshot.parts, dropped=(name,))
+    log.append(epoch, snapshot.id, new, encode(commit))
+    return new

@@ -1,0 +1,179 @@
+"""The HTTP interface, wired: FastAPI over the replica, and the process that serves it."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from importlib import metadata, resources
+from typing import Any
+
+import orjson
+import uvicorn
+from fastapi import FastAPI, Request
+from starlette.responses import HTMLResponse, Response
+
+from embedding_store.replica import Replica
+from services.ranker import problems, schema
+from services.ranker.metrics import RankerMetrics
+from services.ranker.problems import Problem, documented
+from services.ranker.score import ModelFollower, compile_kernels
+from services.ranker.service import Limits, RankerService
+from services.ranker.sink import KafkaSink
+from services.settings import Settings
+
+_log = logging.getLogger(__name__)
+_GRACE_S = 5
+_CONTENT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def build_app(service: RankerService, metrics: RankerMetrics, max_body_bytes: int) -> FastAPI:
+    """The endpoints over a service."""
+    page = (resources.files("services.ranker") / "index.html").read_text(encoding="utf-8")
+    app = FastAPI(
+        title="Dolmen ranker",
+        version=metadata.version("dolmen"),
+        description="Ranks candidates for a visitor, from parameters that are seconds old.",
+        redoc_url=None,
+    )
+    problems.install(app)
+
+    @app.post(
+        "/v1/rank",
+        summary="Rank candidates",
+        openapi_extra=_body(schema.RANK_BODY),
+        responses={200: _answer("The ranked candidates", schema.RANK_ANSWER), **documented(413, 415, 422, 503)},
+    )
+    async def rank(request: Request) -> Response:
+        """The candidates by score. Ids that nobody has seen score as any other such id does."""
+        start = time.perf_counter()
+        status, candidates = 500, 0
+        try:
+            query = schema.parse_rank(await schema.read_json(request, max_body_bytes))
+            candidates = len(query.items)
+            body = orjson.dumps(await service.rank(query))
+            status = 200
+        except Problem as problem:
+            status = problem.status
+            raise
+        finally:
+            metrics.ranked(status, time.perf_counter() - start, candidates)
+        return _json(body)
+
+    @app.post(
+        "/v1/events",
+        summary="Send labelled examples",
+        status_code=202,
+        openapi_extra=_body(schema.EVENTS_BODY),
+        responses={202: _answer("Kafka has the events", schema.EVENTS_ANSWER), **documented(413, 415, 422, 503)},
+    )
+    async def events(request: Request) -> Response:
+        """Answers once Kafka has every valid event; says of each other one why it was rejected."""
+        lists = schema.parse_events(await schema.read_json(request, max_body_bytes))
+        return _json(orjson.dumps(await service.take(lists)), 202)
+
+    @app.get("/v1/model", summary="What scores now", responses=documented(503))
+    async def model() -> Response:
+        """Name, commit, age, tasks, tables, features, plan."""
+        return _json(orjson.dumps(service.describe()))
+
+    @app.get("/healthz", summary="Alive")
+    async def healthz() -> Response:
+        """Answers as long as the process does."""
+        return _json(b'{"status":"alive"}')
+
+    @app.get("/readyz", summary="Ready to rank", responses=documented(503))
+    async def readyz() -> Response:
+        """The store answers, the replica is there, and its lag is below the limit."""
+        return _json(orjson.dumps(service.check_ready()))
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics_(request: Request) -> Response:
+        """In the format that the Accept header asks for."""
+        body, content_type = metrics.render(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return HTMLResponse(page, headers={"content-security-policy": _CONTENT_POLICY, "cache-control": "no-cache"})
+
+    return app
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/json")
+
+
+def _body(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": described}}}}
+
+
+def _answer(text: str, described: Mapping[str, Any]) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": described}}}
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; port 0: a free one.
+
+    Raises:
+        OSError: If the port is taken, or the host is no address of this machine.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+class _Server(uvicorn.Server):
+    """Ends when asked to by its own signal handlers, or by those that were there before."""
+
+    def __init__(self, config: uvicorn.Config, stop: threading.Event) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._stop.is_set()
+
+
+def serve(settings: Settings, kafka: Mapping[str, Any], bound: socket.socket, stop: threading.Event) -> None:
+    """Serves until a signal comes or `stop` is set. To be called in the main thread.
+
+    Args:
+        settings: Of this process.
+        kafka: What a Kafka producer needs to connect.
+        bound: Where to listen.
+        stop: Ends it.
+    """
+    compile_kernels(settings.definition())
+    metrics = RankerMetrics()
+    follower = ModelFollower(metrics)
+    replica = Replica(settings.store, follower)
+    sink = KafkaSink(kafka, settings.events.topics.examples, settings.ranker.max_body_bytes)
+    limits = Limits(ready_lag_ms=settings.ranker.ready_lag, max_ahead_ms=settings.events.max_ahead)
+    service = RankerService(replica, follower, metrics, sink, limits)
+    config = uvicorn.Config(
+        build_app(service, metrics, settings.ranker.max_body_bytes),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    replica.start()
+    try:
+        host, port = bound.getsockname()[:2]
+        _log.info("the ranker listens on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        _Server(config, stop).run([bound])
+    finally:
+        replica.stop()
+        service.close()
+        sink.close()

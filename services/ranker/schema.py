@@ -1,0 +1,235 @@
+"""The wire of the HTTP interface: request bodies, read and checked.
+
+Names of features are free, so bodies are checked by hand; the schemas here describe them in OpenAPI.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+
+from services.ranker.problems import Problem, bad_field
+from trainer.example import kind_of
+
+MAX_CANDIDATES = 1000
+MAX_EVENTS = 1000
+EVENT_LISTS = ("impressions", "actions", "examples")
+
+
+@dataclass(frozen=True, slots=True)
+class RankQuery:
+    """A checked body of ``POST /v1/rank``.
+
+    Attributes:
+        user: Features of the visitor.
+        context: Features of the situation.
+        items: The candidates, each an object with an ``id``.
+        k: How many are wanted.
+    """
+
+    user: dict[str, Any]
+    context: dict[str, Any]
+    items: list[dict[str, Any]]
+    k: int
+
+
+async def read_json(request: Request, max_bytes: int) -> Any:
+    """The request's body, decoded.
+
+    Raises:
+        Problem: 413 as soon as it is too large, 415 if it is no JSON by its content type, 422 if it is none in truth.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise Problem(415, f"the body must be sent as application/json, not {kind or 'without a content type'}")
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem(422, f"the body is not JSON: {error}") from None
+
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(413, f"the body is larger than {max_bytes} bytes (ranker.max_body_bytes); split the request")
+
+
+def parse_rank(body: Any) -> RankQuery:
+    """Checks a body of ``POST /v1/rank``. Unknown members are ignored.
+
+    Raises:
+        Problem: 422 that names the field.
+    """
+    _check_object(body)
+    user = _member(body, "user", None)
+    context = _member(body, "context", {})
+    candidates = body.get("candidates")
+    if type(candidates) is not list or not 1 <= len(candidates) <= MAX_CANDIDATES:
+        got = f"{len(candidates)} of them" if type(candidates) is list else _kind(body, "candidates")
+        raise bad_field("candidates", f"must be a list of 1 to {MAX_CANDIDATES} candidates, got {got}")
+    k = body.get("k", len(candidates))
+    if type(k) is not int or k < 1:
+        raise bad_field("k", f"must be an integer of at least 1, got {kind_of(k)}")
+    if type(body.get("log_impression", True)) is not bool:
+        raise bad_field("log_impression", f"must be true or false, got {kind_of(body['log_impression'])}")
+    return RankQuery(user, context, _items(candidates), k)
+
+
+def _items(candidates: Sequence[Any]) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    for index, candidate in enumerate(candidates):
+        if type(candidate) is dict:
+            if type(candidate.get("id")) not in (str, int, bool):
+                got = _kind(candidate, "id")
+                raise bad_field(f"candidates[{index}].id", f"must be a string or an integer, got {got}")
+            items.append(candidate)
+        elif type(candidate) in (str, int):
+            items.append({"id": candidate})
+        else:
+            raise bad_field(f"candidates[{index}]", f"must be an object or an id, got {kind_of(candidate)}")
+    return items
+
+
+def parse_events(body: Any) -> dict[str, list[Any]]:
+    """Checks a body of ``POST /v1/events`` but for its events.
+
+    Returns:
+        The events by list.
+
+    Raises:
+        Problem: 422 that names the list.
+    """
+    _check_object(body)
+    lists: dict[str, list[Any]] = {}
+    for name in EVENT_LISTS:
+        lists[name] = body.get(name, [])
+        if type(lists[name]) is not list:
+            raise bad_field(name, f"must be a list, got {kind_of(lists[name])}")
+    total = sum(map(len, lists.values()))
+    if not 1 <= total <= MAX_EVENTS:
+        raise Problem(422, f"{', '.join(EVENT_LISTS)} must hold 1 to {MAX_EVENTS} events in all, got {total}")
+    return lists
+
+
+def _check_object(body: Any) -> None:
+    if type(body) is not dict:
+        raise Problem(422, f"the body must be a JSON object, got {kind_of(body)}")
+
+
+def _member(body: dict[str, Any], name: str, default: dict[str, Any] | None) -> dict[str, Any]:
+    value = body.get(name, default) if default is not None else body.get(name)
+    if type(value) is not dict:
+        raise bad_field(name, f"must be an object, got {_kind(body, name)}")
+    return value
+
+
+def _kind(holder: dict[str, Any], name: str) -> str:
+    return kind_of(holder[name]) if name in holder else "nothing"
+
+
+_ID = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1}]}
+_ITEM_ID = {"anyOf": [*_ID["anyOf"], {"type": "boolean"}]}
+_FEATURES = {"type": "object", "description": "Features by name; `id` is one of them.", "additionalProperties": True}
+
+RANK_BODY: dict[str, Any] = {
+    "type": "object",
+    "required": ["user", "candidates"],
+    "properties": {
+        "user": _FEATURES,
+        "context": _FEATURES,
+        "candidates": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": MAX_CANDIDATES,
+            "items": {"anyOf": [*_ID["anyOf"], {**_FEATURES, "required": ["id"], "properties": {"id": _ITEM_ID}}]},
+        },
+        "k": {"type": "integer", "minimum": 1, "description": "How many to return; default: all."},
+        "log_impression": {"type": "boolean"},
+    },
+    "example": {
+        "user": {"id": "u42"},
+        "context": {"tab": 1},
+        "candidates": [{"id": "i1", "genre": ["Drama"]}, "i2", 3],
+        "k": 2,
+    },
+}
+"""JSON schema of the body of ``POST /v1/rank``."""
+
+RANK_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["request_id", "model", "items"],
+    "properties": {
+        "request_id": {"type": "string"},
+        "model": {
+            "type": "object",
+            "required": ["name", "commit", "age_ms"],
+            "properties": {
+                "name": {"type": "string"},
+                "commit": {"type": "integer", "description": "The commit whose parameters scored."},
+                "age_ms": {
+                    "type": "integer",
+                    "description": "Time since the replica was last at the end of the commit log.",
+                },
+            },
+        },
+        "items": {
+            "type": "array",
+            "description": "The best first; equal scores keep the order of the request.",
+            "items": {
+                "type": "object",
+                "required": ["id", "score", "scores"],
+                "properties": {
+                    "id": _ITEM_ID,
+                    "score": {"type": "number"},
+                    "scores": {"type": "object", "additionalProperties": {"type": "number"}},
+                },
+            },
+        },
+    },
+}
+"""JSON schema of the answer of ``POST /v1/rank``."""
+
+EVENTS_BODY: dict[str, Any] = {
+    "type": "object",
+    "description": f"1 to {MAX_EVENTS} events in all. Only examples are accepted by this version.",
+    "properties": {
+        "examples": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
+        "impressions": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
+        "actions": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
+    },
+    "example": {
+        "examples": [
+            {"ts": 1700000000123, "user": {"id": "u42"}, "items": [{"id": "i1", "labels": {"click": 1}}]},
+        ]
+    },
+}
+"""JSON schema of the body of ``POST /v1/events``."""
+
+EVENTS_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["accepted", "rejected"],
+    "properties": {
+        "accepted": {"type": "integer"},
+        "rejected": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["list", "index", "detail"],
+                "properties": {
+                    "list": {"enum": list(EVENT_LISTS)},
+                    "index": {"type": "integer"},
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+"""JSON schema of the answer of ``POST /v1/events``."""

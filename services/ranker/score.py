@@ -1,0 +1,128 @@
+"""What scores in the ranker: the trainer's own featurizer and module, over the replica's rows."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from embedding_store.bootstrap import Snapshot
+from embedding_store.codec import COLD, VERSION, Block, entry_dtype
+from embedding_store.commit import Commit, CommitId
+from embedding_store.errors import BadBytes
+from embedding_store.optimizers import STATE_WIDTH
+from embedding_store.shard import Shard
+from services.ranker.metrics import RankerMetrics
+from trainer.example import request_to_columns
+from trainer.features import Batch
+from trainer.scorer import Scorer
+from trainer.settings import Definition
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One definition over one shard. Everything but the definition changes with each commit."""
+
+    definition: Definition
+    scorer: Scorer
+
+    @property
+    def score_task(self) -> int:
+        """The task whose probability is the ranking score."""
+        return self.scorer.tasks.index(self.definition.model.score or self.scorer.tasks[0])
+
+    def featurize(
+        self, ts: int, user: Mapping[str, Any], context: Mapping[str, Any], items: list[dict[str, Any]]
+    ) -> Batch:
+        """The batch of one request. Reads nothing that a commit changes.
+
+        Raises:
+            BadValue: At the first value that its feature cannot take.
+        """
+        featurizer = self.scorer.featurizer
+        return featurizer.featurize(request_to_columns(ts, user, context, items, featurizer.sources))
+
+
+class ModelFollower:
+    """Keeps the model at the replica's commit. Both methods are called with the replica's lock held.
+
+    Args:
+        metrics: Told of freshness and commits.
+        clock: Seconds since the epoch.
+
+    Attributes:
+        model: None before the first bootstrap; another one after each further.
+        commit: Number of the commit that it scores with.
+    """
+
+    def __init__(self, metrics: RankerMetrics, clock: Callable[[], float] = time.time) -> None:
+        self.model: Model | None = None
+        self.commit = 0
+        self._metrics = metrics
+        self._clock = clock
+
+    def restarted(self, snapshot: Snapshot) -> None:
+        """Builds the model that the snapshot's commit defines.
+
+        Raises:
+            BadBytes: If this version cannot read the definition.
+        """
+        try:
+            definition = Definition.from_json(snapshot.definition)
+        except ValidationError as error:
+            raise BadBytes(f"the store's definition cannot be read by this version: {error}") from error
+        model = Model(definition, Scorer(definition, snapshot.shard))
+        _load(model.scorer, snapshot.parts)
+        model.scorer.probabilities(model.featurize(0, {}, {}, [{}, {}]))
+        self.model = model
+        self._metrics.bootstraps.inc()
+        self._at(snapshot.id)
+
+    def applied(self, commit_id: CommitId, commit: Commit) -> None:
+        """Takes one more commit's dense weights, and says how fresh they are."""
+        assert self.model is not None  # noqa: S101 - a replica restarts before it applies
+        _load(self.model.scorer, commit.parts)
+        self._at(commit_id)
+        self._metrics.examples.inc(commit.examples)
+        if commit.appended:
+            now_ms = self._clock() * 1000
+            ages_s = [max(0.0, now_ms - time_ms) / 1000 for time_ms, _ in commit.appended]
+            self._metrics.freshness.observe(ages_s, [count for _, count in commit.appended])
+
+    def _at(self, commit_id: CommitId) -> None:
+        self.commit = commit_id.seq
+        self._metrics.commit.set(commit_id.seq)
+
+
+def _load(scorer: Scorer, parts: Mapping[str, bytes]) -> None:
+    if "dense" in parts:
+        scorer.load_dense(parts["dense"])
+    if "numbers" in parts:
+        scorer.load_numbers(parts["numbers"])
+
+
+def best(scores: NDArray[np.float64], k: int) -> list[int]:
+    """Places of the k highest scores, float64[B], the highest first; equal ones keep their order.
+
+    >>> best(np.array([0.2, 0.5, 0.2, 0.9]), 3)
+    [3, 1, 0]
+    """
+    order: list[int] = np.argsort(-scores, kind="stable")[:k].tolist()
+    return order
+
+
+def compile_kernels(definition: Definition) -> None:
+    """Compiles what applying a commit and scoring need; a later start finds it in Numba's cache."""
+    shard = Shard(definition.tables, definition.seed, learning=False)
+    table = definition.tables[0]
+    entries = np.zeros(2, dtype=entry_dtype(table.dim, STATE_WIDTH))
+    entries["version"] = VERSION
+    entries["flags"] = COLD, 0
+    shard.apply(Block(table.name, entries))
+    shard.index.grow()
+    model = Model(definition, Scorer(definition, shard))
+    model.scorer.probabilities(model.featurize(0, {}, {}, [{}, {}]))
+    shard.remove(0, np.zeros(1, dtype=np.int64))

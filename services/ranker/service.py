@@ -1,0 +1,234 @@
+"""What the endpoints do, without HTTP."""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding_store.bootstrap import Snapshot
+from services.ranker.intake import Checker, item_place, take_events
+from services.ranker.metrics import RankerMetrics
+from services.ranker.problems import bad_field, unavailable
+from services.ranker.schema import RankQuery
+from services.ranker.score import Model, ModelFollower, best
+from services.ranker.sink import Sink
+from trainer.features import BadValue, Batch
+
+NAME = "default"
+_SENDERS = 4
+_MAX_SENDING = 64
+
+
+class FollowedShard(Protocol):
+    """What is asked of a replica."""
+
+    lock: threading.Lock
+    snapshot: Snapshot | None
+    error: str | None
+
+    @property
+    def age_ms(self) -> float | None:
+        """Time since it was last at the log's end."""
+
+    @property
+    def lag_commits(self) -> int:
+        """Commits that it is known to be behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the service.
+
+    Attributes:
+        ready_lag_ms: An older replica is not ready.
+        max_ahead_ms: How far an event's ``ts`` may lie in the future.
+    """
+
+    ready_lag_ms: int
+    max_ahead_ms: int
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class RankerService:
+    """Ranks, takes events, tells its state. For one event loop.
+
+    Args:
+        replica: Whose lock guards the model.
+        follower: Keeps the model.
+        metrics: Of the process.
+        sink: Where examples go.
+        limits: Bounds.
+        now_ms: Since the epoch.
+    """
+
+    def __init__(
+        self,
+        replica: FollowedShard,
+        follower: ModelFollower,
+        metrics: RankerMetrics,
+        sink: Sink,
+        limits: Limits,
+        now_ms: Callable[[], int] = wall_ms,
+    ) -> None:
+        self._replica = replica
+        self._follower = follower
+        self._metrics = metrics
+        self._sink = sink
+        self._limits = limits
+        self._now_ms = now_ms
+        self._scorers = ThreadPoolExecutor(1, "scorer")
+        self._senders = ThreadPoolExecutor(_SENDERS, "sender")
+        self._sending = 0
+        metrics.watch(lambda: replica.lag_commits)
+
+    def close(self) -> None:
+        """Ends the threads; waits for nobody."""
+        self._scorers.shutdown(wait=False, cancel_futures=True)
+        self._senders.shutdown(wait=False, cancel_futures=True)
+
+    # Ranking
+
+    async def rank(self, query: RankQuery) -> dict[str, Any]:
+        """The answer of ``POST /v1/rank``.
+
+        Raises:
+            Problem: 422 for a value that its feature cannot take, 503 before the first bootstrap.
+        """
+        now_ms = self._now_ms()
+        while True:
+            model = self._model()
+            try:
+                batch = model.featurize(now_ms, query.user, query.context, query.items)
+            except BadValue as error:
+                raise bad_field(item_place(error), error.what) from None
+            scored = await self._score(model, batch)
+            if scored is not None:
+                break
+        probabilities, commit = scored
+        scores = probabilities[:, model.score_task]
+        values = scores.tolist()
+        rows = probabilities.tolist()
+        tasks = model.scorer.tasks
+        return {
+            "request_id": uuid.uuid4().hex,
+            "model": {"name": NAME, "commit": commit, "age_ms": self._age_ms()},
+            "items": [
+                {"id": query.items[i]["id"], "score": values[i], "scores": dict(zip(tasks, rows[i], strict=True))}
+                for i in best(scores, query.k)
+            ],
+        }
+
+    async def _score(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
+        """In place when the lock is free; else in a thread, so that the event loop never waits for a commit."""
+        lock = self._replica.lock
+        if lock.acquire(blocking=False):
+            try:
+                return self._score_locked(model, batch)
+            finally:
+                lock.release()
+        return await asyncio.get_running_loop().run_in_executor(self._scorers, self._score_waiting, model, batch)
+
+    def _score_waiting(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
+        with self._replica.lock:
+            return self._score_locked(model, batch)
+
+    def _score_locked(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
+        """Probabilities and their commit, or None if the replica has started anew since the batch was featurized."""
+        if self._follower.model is not model:
+            return None
+        return model.scorer.probabilities(batch), self._follower.commit
+
+    def _model(self) -> Model:
+        model = self._follower.model
+        if model is None:
+            raise unavailable(f"there is no model yet: {self._replica.error or 'the replica is starting'}")
+        return model
+
+    def _age_ms(self) -> int:
+        return round(self._replica.age_ms or 0.0)
+
+    # Events
+
+    async def take(self, lists: dict[str, list[Any]]) -> dict[str, Any]:
+        """The answer of ``POST /v1/events``, once Kafka has acknowledged.
+
+        Raises:
+            Problem: As :func:`services.ranker.intake.take_events`; 503 also before the first bootstrap and under overload.
+        """
+        model = self._model()
+        if self._sending >= _MAX_SENDING:
+            raise unavailable("too many events wait for Kafka")
+        checker = Checker(model.scorer.featurizer, model.scorer.tasks, self._limits.max_ahead_ms)
+        loop = asyncio.get_running_loop()
+        self._sending += 1
+        try:
+            accepted, rejected = await loop.run_in_executor(
+                self._senders, take_events, lists, checker, self._sink, self._now_ms()
+            )
+        finally:
+            self._sending -= 1
+        self._metrics.events.labels("accepted").inc(accepted)
+        self._metrics.events.labels("rejected").inc(len(rejected))
+        return {"accepted": accepted, "rejected": rejected}
+
+    # State
+
+    def describe(self) -> dict[str, Any]:
+        """The answer of ``GET /v1/model``.
+
+        Raises:
+            Problem: 503 before the first bootstrap.
+        """
+        model = self._model()
+        definition, shard = model.definition, model.scorer.shard
+        snapshot = self._replica.snapshot
+        return {
+            "name": NAME,
+            "commit": self._follower.commit,
+            "age_ms": self._age_ms(),
+            "fingerprint": definition.fingerprint,
+            "model": definition.model.model_dump(mode="json"),
+            "tasks": list(model.scorer.tasks),
+            "score": model.scorer.tasks[model.score_task],
+            "tables": [
+                {"rows": int(shard.counts[t]), **table.model_dump(mode="json")}
+                for t, table in enumerate(definition.tables)
+            ],
+            "features": [
+                {k: v for k, v in feature.model_dump(mode="json").items() if v is not None and v != []}
+                for feature in definition.features
+            ],
+            "parameters": {
+                "embedding": sum(int(shard.counts[t]) * (1 + table.dim) for t, table in enumerate(definition.tables)),
+                "dense": int(model.scorer.weights.size),
+            },
+            "plan": None,
+            "offsets": snapshot.positions if snapshot is not None else {},
+        }
+
+    def check_ready(self) -> dict[str, Any]:
+        """The answer of ``GET /readyz``.
+
+        Raises:
+            Problem: 503 with the reason.
+        """
+        self._model()
+        if self._replica.error is not None:
+            raise unavailable(self._replica.error)
+        age_ms = self._age_ms()
+        if age_ms >= self._limits.ready_lag_ms:
+            raise unavailable(
+                f"the replica is {age_ms} ms behind the log (ranker.ready_lag is {self._limits.ready_lag_ms} ms)"
+            )
+        return {"status": "ready", "commit": self._follower.commit, "age_ms": age_ms}

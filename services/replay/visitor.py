@@ -1,0 +1,170 @@
+"""One visitor of a data set: ranks, clicks, and ranks again, over HTTP alone."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from services.replay.errors import ReplayError
+
+_CANDIDATES = 10
+_LIMIT_S = 30.0
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who asks, and what could be shown.
+
+    Attributes:
+        user: As in messages.
+        context: As in messages.
+        candidates: Items without labels.
+    """
+
+    user: Mapping[str, Any]
+    context: Mapping[str, Any]
+    candidates: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One answer of the ranker: ids and scores, best first, and the commit that scored."""
+
+    ids: tuple[Any, ...]
+    scores: tuple[float, ...]
+    commit: int
+
+    def place(self, item: Any) -> int:
+        """The place of an item, from 1."""
+        return self.ids.index(item) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What happened.
+
+    Attributes:
+        before: The ranking before the clicks.
+        after: The first ranking with another order after the last click.
+        clicked: The item.
+        clicks: How many clicks it took until the item moved up.
+        seconds: From the first click's post to the first ranking that differs.
+    """
+
+    before: Ranking
+    after: Ranking
+    clicked: Any
+    clicks: int
+    seconds: float
+
+
+def pick_visitor(messages: Iterable[Mapping[str, Any]], look_at: int = 20_000) -> Visitor:
+    """The visitor with most examples among the first messages, and the items that were shown most.
+
+    Raises:
+        ReplayError: If there are no messages.
+    """
+    seen: dict[Any, int] = {}
+    users: dict[Any, Mapping[str, Any]] = {}
+    shown: dict[Any, int] = {}
+    items: dict[Any, Mapping[str, Any]] = {}
+    for _, message in zip(range(look_at), messages, strict=False):
+        key = message["user"].get("id")
+        seen[key] = seen.get(key, 0) + 1
+        users[key] = message
+        for item in message["items"]:
+            shown[item["id"]] = shown.get(item["id"], 0) + 1
+            items[item["id"]] = {k: v for k, v in item.items() if k not in ("labels", "outcomes", "weight")}
+    if not seen:
+        raise ReplayError("the data set has no message, so there is no visitor to rank for")
+    message = users[max(seen, key=seen.__getitem__)]
+    best = sorted(shown, key=shown.__getitem__, reverse=True)[:_CANDIDATES]
+    return Visitor(message["user"], message.get("context", {}), tuple(items[i] for i in best))
+
+
+class Shop:
+    """The visitor's side of the ranker's HTTP interface.
+
+    Args:
+        client: With the ranker's base URL.
+        visitor: Who asks.
+        clock: Seconds, monotonic.
+        wall_ms: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        visitor: Visitor,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._client = client
+        self._visitor = visitor
+        self._clock = clock
+        self._wall_ms = wall_ms
+
+    def rank(self) -> Ranking:
+        """Asks for the candidates in order."""
+        answer = self._post(
+            "/v1/rank",
+            {
+                "user": self._visitor.user,
+                "context": self._visitor.context,
+                "candidates": self._visitor.candidates,
+                "log_impression": False,
+            },
+        )
+        items = answer["items"]
+        return Ranking(tuple(i["id"] for i in items), tuple(i["score"] for i in items), answer["model"]["commit"])
+
+    def click(self, item_id: Any, task: str) -> None:
+        """Posts a click on one candidate; returns once Kafka has it."""
+        item = next(c for c in self._visitor.candidates if c["id"] == item_id)
+        example = {
+            "ts": self._wall_ms(),
+            "user": self._visitor.user,
+            "context": self._visitor.context,
+            "items": [{**item, "labels": {task: 1}}],
+        }
+        answer = self._post("/v1/events", {"examples": [example]})
+        if answer["accepted"] != 1:
+            raise ReplayError(f"the ranker did not accept the click: {answer}")
+
+    def visit(self, task: str, clicks: int = 10) -> Visit:
+        """Ranks, clicks the last item until it moves up, and times the first change of the order.
+
+        Raises:
+            ReplayError: If the order did not change in half a minute, or the ranker refused.
+        """
+        before = self.rank()
+        item = before.ids[-1]
+        start, changed_s = self._clock(), None
+        current = before
+        for count in range(1, clicks + 1):
+            self.click(item, task)
+            wait_until = self._clock() + 1.0
+            while self._clock() < wait_until or (count == clicks and changed_s is None):
+                current = self.rank()
+                if changed_s is None and current.ids != before.ids:
+                    changed_s = self._clock() - start
+                if current.place(item) <= len(before.ids) // 2:
+                    break
+                if self._clock() - start > _LIMIT_S:
+                    raise ReplayError(f"the order did not change within {_LIMIT_S:.0f} s of {count} clicks")
+                time.sleep(_POLL_S)
+            if current.place(item) <= len(before.ids) // 2:
+                break
+        assert changed_s is not None  # noqa: S101 - the last click waits for a change
+        return Visit(before, current, item, count, changed_s)
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        try:
+            return self._client.post(path, json=body).raise_for_status().json()
+        except httpx.HTTPStatusError as error:
+            raise ReplayError(f"{path}: {error.response.status_code}: {error.response.text}") from error
+        except httpx.HTTPError as error:
+            raise ReplayError(f"{path}: the ranker does not answer: {error}") from error

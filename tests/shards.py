@@ -1,0 +1,175 @@
+"""Small shards, batches and stores for the tests of the store, and the dump that equal stores share."""
+
+import io
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+import redis
+from numpy.typing import NDArray
+
+from embedding_store.bootstrap import Snapshot, bootstrap
+from embedding_store.commit import ROOT, Commit, CommitId, encode
+from embedding_store.dump import write_dump
+from embedding_store.keys import Keys
+from embedding_store.log import CommitLog, epoch_number
+from embedding_store.lookup import Occurrences
+from embedding_store.redis_client import connect
+from embedding_store.settings import StoreSettings, TableSettings
+from embedding_store.shard import Shard
+
+Cell = int | None | list[int | None]
+"""The ids of one field of one example; None is a missing value."""
+
+WIDE = TableSettings(name="wide", dim=6, expire_after="1s")
+NARROW = TableSettings(name="narrow", dim=2)
+TABLES = (WIDE, NARROW)
+SEED = 7
+
+
+def occurrences(examples: Sequence[Sequence[Cell]]) -> Occurrences:
+    """Examples, each a cell a field, as the store takes them."""
+    cells = [cell if isinstance(cell, list) else [cell] for example in examples for cell in example]
+    flat = [value for cell in cells for value in cell]
+    return Occurrences(
+        np.array([0 if value is None else value for value in flat], dtype=np.int64),
+        np.array([value is None for value in flat], dtype=np.bool_),
+        np.cumsum([0, *(len(cell) for cell in cells)], dtype=np.int64),
+    )
+
+
+def see(
+    shard: Shard,
+    examples: Sequence[Sequence[Cell]],
+    gradients: Any = None,
+    times_ms: int | Sequence[int] = 1000,
+    tables: Sequence[int] | None = None,
+    means: bool | Sequence[bool] = True,
+) -> NDArray[np.float32]:
+    """Scores and learns one batch; gives what scored it, float32[B, F, 1 + K]. Gradients are zero unless given."""
+    batch = occurrences(examples)
+    count, fields = len(examples), len(examples[0])
+    numbers = np.arange(fields) if tables is None else np.array(tables)
+    averaged = np.full(fields, means) if isinstance(means, bool) else np.array(means)
+    rows = shard.lookup(batch, numbers)
+    pooled = shard.gather(rows, batch, averaged)
+    given = np.zeros(pooled.shape) if gradients is None else np.broadcast_to(gradients, pooled.shape)
+    times = np.broadcast_to(np.array(times_ms, dtype=np.int64), (count,)).copy()
+    shard.learn(batch, rows, np.ascontiguousarray(given, dtype=np.float32), numbers, averaged, times)
+    return pooled
+
+
+def pooled(
+    shard: Shard, examples: Sequence[Sequence[Cell]], tables: Sequence[int] | None = None, mean: bool = True
+) -> NDArray[np.float32]:
+    """What scores a batch: float32[B, F, 1 + K]. Changes nothing."""
+    batch = occurrences(examples)
+    numbers = np.arange(len(examples[0])) if tables is None else np.array(tables)
+    averaged = np.full(numbers.size, mean)
+    return shard.gather(shard.lookup(batch, numbers), batch, averaged)
+
+
+def definition(tables: Sequence[TableSettings] = TABLES, seed: int = SEED, **more: Any) -> bytes:
+    """What the store reads of a definition."""
+    return orjson.dumps({"tables": [table.model_dump(mode="json") for table in tables], "seed": seed, **more})
+
+
+def dump_of(snapshot: Snapshot) -> bytes:
+    """The canonical bytes of a shard."""
+    file = io.BytesIO()
+    write_dump(file, snapshot)
+    return file.getvalue()
+
+
+def settings_for(url: str, **changes: Any) -> StoreSettings:
+    """Settings of a store of its own on a shared server."""
+    return StoreSettings(url=url, prefix=f"t-{uuid.uuid4().hex[:12]}", **changes)
+
+
+def log_for(url: str) -> CommitLog:
+    """The log of a new and empty shard on a shared server."""
+    settings = settings_for(url)
+    return CommitLog(connect(settings), Keys(settings.prefix))
+
+
+class Writer:
+    """A shard's owner without a thread: learns, commits at its own head, and knows what it has committed."""
+
+    def __init__(self, log: CommitLog, tables: Sequence[TableSettings] = TABLES) -> None:
+        self.log = log
+        self.definition = definition(tables)
+        self.shard = Shard(tables, SEED)
+        self.epoch = log.raise_epoch()
+        self.head = ROOT
+        self.offset = 0
+        self.parts: dict[str, bytes] = {}
+        self.committed = b""
+
+    def snapshot(self) -> Snapshot:
+        """What the shard is now."""
+        return Snapshot(self.shard, self.head, self.definition, self.positions(), dict(self.parts))
+
+    def positions(self) -> dict[str, Any]:
+        """Offsets as a commit carries them."""
+        return {"events": {"topic_id": "some", "offsets": {"0": self.offset}}}
+
+    def commit(self, dropped: tuple[str, ...] = ()) -> tuple[CommitId, CommitId, bytes]:
+        """Appends what changed; gives predecessor, id and bytes."""
+        self.offset += 1
+        self.parts["step"] = self.offset.to_bytes(8, "little")
+        blocks, gone = self.shard.take_changes()
+        data = encode(
+            Commit(self.shard.clock_ms, self.definition, self.positions(), blocks, gone, dict(self.parts), dropped)
+        )
+        new = CommitId(self.head.seq + 1, epoch_number(self.epoch))
+        prev, self.head = self.head, new
+        self.log.append(self.epoch, prev, new, data)
+        self.committed = dump_of(self.snapshot())
+        return prev, new, data
+
+
+def stored(log: CommitLog) -> bytes:
+    """The dump of what Redis holds."""
+    snapshot = bootstrap(log, learning=True)
+    assert snapshot is not None
+    return dump_of(snapshot)
+
+
+class Crash(redis.ConnectionError):
+    """The client's connection broke."""
+
+
+class Flaky(redis.Redis):
+    """A client whose connection breaks at one command and stays broken.
+
+    Attributes:
+        left: Commands until it breaks; None: never.
+        late: Whether the breaking command still takes effect, so that only its answer is lost.
+        once: Whether it works again afterwards.
+    """
+
+    left: int | None = None
+    late = False
+    once = False
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.left is None:
+            return super().execute_command(*args, **options)
+        if self.left > 0:
+            self.left -= 1
+            return super().execute_command(*args, **options)
+        if self.late:
+            super().execute_command(*args, **options)
+        self.late = False
+        if self.once:
+            self.left = None
+        raise Crash("the connection broke")
+
+
+def flaky_log(log: CommitLog, left: int | None = None, late: bool = False, once: bool = False) -> CommitLog:
+    """Another client's view of a log, with a connection that will break."""
+    client = Flaky(connection_pool=log.client.connection_pool)
+    client.left, client.late, client.once = left, late, once
+    return CommitLog(client, log.keys)
