@@ -4,7 +4,7 @@ import secrets
 from dataclasses import dataclass
 
 from embedding_store.commit import ROOT, CommitId
-from embedding_store.errors import Fenced, LineageBroken, StoreEmptied
+from embedding_store.errors import Fenced, LineageBroken, StoreEmptied, StoreError
 from embedding_store.keys import Keys
 from embedding_store.redis_client import Client, translated
 
@@ -115,6 +115,23 @@ def epoch_number(epoch: str) -> int:
     return int(epoch.partition(":")[0])
 
 
+def refusal(keys: Keys, mine: str, current: str | None, head: CommitId, last: CommitId) -> StoreError:
+    """Why a store did not take what its owner sent.
+
+    Args:
+        keys: Of the shard.
+        mine: The owner's epoch.
+        current: The store's.
+        head: The store's last commit.
+        last: The last commit as the owner knows it.
+    """
+    if current and current != mine and epoch_number(current) >= epoch_number(mine):
+        return Fenced(f"another trainer owns {keys.state} since epoch {epoch_number(current)}; this one ends")
+    if head == ROOT and last != ROOT:
+        return StoreEmptied(f"{keys.state}: the store is empty, but commit {last} had been made there")
+    return LineageBroken(f"{keys.log}: the last commit is {head}, not {last}; the store went back in time")
+
+
 class CommitLog:
     """One shard's log.
 
@@ -169,11 +186,7 @@ class CommitLog:
             )
         if verdict == "ok" or (verdict == "head" and head == str(new)):
             return
-        if verdict == "epoch" and current and epoch_number(current) >= epoch_number(epoch):
-            raise Fenced(f"another trainer owns {self.keys.state} since epoch {epoch_number(current)}; this one ends")
-        if head == str(ROOT) and prev != ROOT:
-            raise StoreEmptied(f"{self.keys.state}: the store is empty, but commit {prev} had been made there")
-        raise LineageBroken(f"{self.keys.log}: the last commit is {head}, not {prev}; the store went back in time")
+        raise refusal(self.keys, epoch, current, CommitId.parse(head), prev)
 
     def fold(
         self, epoch: str, mark: str, new_mark: str, groups: "list[tuple[str, list[bytes] | None, list[bytes]]]"
@@ -187,7 +200,9 @@ class CommitLog:
             groups: Of each hash: its key, the fields to delete (None: the whole hash), and field, value, … to set.
 
         Raises:
-            Fenced: If the epoch or the mark is another.
+            Fenced: If another owner has taken the shard.
+            LineageBroken: If the mark is another.
+            StoreEmptied: If nothing is left.
         """
         args: list[bytes | str | int] = [epoch, mark, new_mark]
         for _, deleted, pairs in groups:
@@ -195,7 +210,8 @@ class CommitLog:
         with translated():
             verdict: bytes = self._fold(keys=[self.keys.state, *(key for key, _, _ in groups)], args=args)
         if verdict != b"ok":
-            raise Fenced(f"{self.keys.state}: another owner moved the {verdict.decode()}; this materializer ends")
+            state = self.state()
+            raise refusal(self.keys, epoch, state.epoch, state.head, CommitId.parse(mark.partition(">")[0]))
 
     def trim(self, epoch: str, oldest: CommitId) -> int:
         """Drops the entries before `oldest`, as far as no lease holds them, and says how many."""

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from embedding_store.codec import COLD, COLD_FIELD, ID_BYTES, Block
 from embedding_store.commit import Commit, CommitId, decode
-from embedding_store.errors import Fenced, LogTrimmed
+from embedding_store.errors import LogTrimmed
 from embedding_store.keys import Keys, buckets_of
-from embedding_store.log import CommitLog, Entry
+from embedding_store.log import CommitLog, Entry, refusal
 
 CHUNK_ROWS = 2000
 
@@ -170,7 +170,7 @@ class Materializer:
         """Takes the mark as it stands: after an answer that was lost, it is ahead of what this materializer knows."""
         state = self._log.state()
         if state.epoch != self._epoch:
-            raise Fenced(f"{self._log.keys.state}: another owner has the shard; this materializer ends")
+            raise refusal(self._log.keys, self._epoch, state.epoch, state.head, self.mark)
         self.mark, self._mark_text = state.mark, state.mark_text
 
     def _trim(self) -> None:

@@ -216,6 +216,7 @@ class Shard:
         data = self.slab.data
         width = 1 + min(self.tables[table].dim, entries["values"].shape[1] - 1)
         data[rows, :width] = entries["values"][:, :width]
+        data[rows, width : 1 + self.dim] = 0.0  # a row may have belonged to a wider table before
         if self.learning:
             data[rows, 1 + self.dim :] = entries["state"]
 

@@ -21,7 +21,7 @@ from trainer.settings import (
     define,
 )
 
-SHIPPED = ("kuairand", "movielens", "synthetic")
+SHIPPED = ("kuairand", "movielens", "movietweetings", "synthetic")
 
 
 class ConfigError(Exception):

@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,13 +180,23 @@ class Trainer:
         if self._pending.examples > 4 * self._settings.max_batch_size:
             return
         try:
-            records = self._source.poll(timeout_ms, _POLL_RECORDS)
+            with self._timed("poll"):
+                records = self._source.poll(timeout_ms, _POLL_RECORDS)
         except EventsUnavailable as error:
             self._wait_for_kafka(error)
             return
         if records:
             self._silent_since = self._clock()
-            self._pending.add(records)
+            with self._timed("decode"):
+                self._pending.add(records)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._metrics.stages.labels(stage).inc(self._clock() - start)
 
     def _learn_runs(self) -> None:
         """Whole batches first.
@@ -228,9 +239,11 @@ class Trainer:
         faults = [(message, message.fault) for message in run.messages if message.fault is not None]
         if run.batch is not None:
             try:
-                scores = self._learner.score_and_learn(run.batch)
-                self._metrics.learned(run.batch.labels, scores)
-                self._learner.shard.sweep(4 * len(run.batch))
+                with self._timed("learn"):
+                    scores = self._learner.score_and_learn(run.batch)
+                    self._learner.shard.sweep(4 * len(run.batch))
+                with self._timed("validate"):
+                    self._metrics.learned(run.batch.labels, scores)
                 self._examples += len(run.batch)
                 self._count_appended(run)
             except BadRecord as error:
@@ -276,6 +289,7 @@ class Trainer:
         now = self._clock()
         self._due = now + self._settings.commit_interval / 1000
         self._metrics.commit_seconds.observe(now - start)
+        self._metrics.stages.labels("commit").inc(now - start)
         self._metrics.commit_rows.observe(commit.row_count)
 
     def _settle_events(self) -> None:

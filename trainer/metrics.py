@@ -52,6 +52,9 @@ class TrainerMetrics:
         self._batch = Histogram(
             "dolmen_batch_examples", "Examples of a batch.", buckets=[2**k for k in range(13)], registry=r
         )
+        self.stages = Counter(
+            "dolmen_trainer_stage_seconds", "Where the trainer's time goes.", ["stage"], registry=r
+        )
         self._ids = _Ids()
         r.register(self._ids)
         for task in tasks:

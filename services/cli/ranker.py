@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
         host, port = settings.ranker.host, settings.ranker.port
 
         from services.ranker.app import listen, serve
-        from trainer.connection import client_without_topic_creation, kafka_options
+        from trainer.connection import kafka_options
 
         try:
             bound = listen(host, port)
@@ -33,5 +33,4 @@ def register(app: typer.Typer) -> None:
                 err=True,
             )
             raise typer.Exit(1) from None
-        kafka = {**kafka_options(settings.events), "kafka_client": client_without_topic_creation}
-        serve(settings, kafka, bound, stop)
+        serve(settings, kafka_options(settings.events), bound, stop)

@@ -68,7 +68,7 @@ def take_events(
         How many were accepted, and the rejected ones.
 
     Raises:
-        Problem: 422 if nothing was valid, 503 if Kafka did not acknowledge all. Both have ``accepted`` and ``rejected``.
+        Problem: 422 if nothing was valid, 503 if Kafka did not acknowledge all; with ``accepted`` and ``rejected``.
     """
     rejected = [
         {"list": name, "index": index, "detail": f"{name} are not accepted by this version; send `examples`"}

@@ -26,7 +26,7 @@ SCHEMA: dict[str, Any] = {
 """JSON schema of a problem. Some have further members."""
 
 
-class Problem(Exception):  # noqa: N818 - the term of RFC 9457
+class Problem(Exception):
     """An answer that is no success.
 
     Args:

@@ -164,7 +164,7 @@ class RankerService:
         """The answer of ``POST /v1/events``, once Kafka has acknowledged.
 
         Raises:
-            Problem: As :func:`services.ranker.intake.take_events`; 503 also before the first bootstrap and under overload.
+            Problem: As :func:`take_events`; 503 also before the first bootstrap and under overload.
         """
         model = self._model()
         if self._sending >= _MAX_SENDING:

@@ -10,13 +10,16 @@ from typing import Any, Protocol
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 
+from trainer.connection import connect, describe_error
+from trainer.errors import EventsUnavailable
+
 _REQUEST_MS = 2000
 _DELIVERY_MS = 4000
 _CLOSE_S = 0.5
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
-class SinkUnavailable(Exception):  # noqa: N818 - a state, named as the store and the trainer name theirs
+class SinkUnavailable(Exception):
     """Kafka did not acknowledge every message. Some may have arrived all the same.
 
     Args:
@@ -82,7 +85,7 @@ class KafkaSink:
         self._where = f"Kafka at {','.join(options['bootstrap_servers'])}"
         self._clock = clock
         self._lock = threading.Lock()
-        self._producer: KafkaProducer | None = None
+        self._producer: Any = None
 
     def send(self, messages: Sequence[Message]) -> list[str | None]:
         """Sends messages in their order and returns once all are acknowledged. Blocks for at most some 10 s.
@@ -113,27 +116,29 @@ class KafkaSink:
                     acknowledged[place] = True
                 except _TOO_LARGE:
                     refused[place] = f"it has {len(messages[place].value)} bytes, more than Kafka takes"
+        except EventsUnavailable as error:
+            raise SinkUnavailable(str(error), acknowledged) from error
         except (KafkaError, OSError, RuntimeError, AssertionError) as error:
             self._drop(producer)
-            reason = str(error) or type(error).__name__
-            raise SinkUnavailable(f"{self._where}, topic {self._topic}: {reason}", acknowledged) from error
+            detail = f"{self._where}, topic {self._topic}: {describe_error(error)}"
+            raise SinkUnavailable(detail, acknowledged) from error
         return refused
 
     def close(self) -> None:
         """Closes the client; what is not acknowledged within half a second is given up."""
         self._drop(self._producer)
 
-    def _connected(self) -> KafkaProducer:
+    def _connected(self) -> Any:
         if not self._lock.acquire(timeout=_REQUEST_MS / 1000):
-            raise KafkaTimeoutError("no connection yet")
+            raise EventsUnavailable(f"{self._where} did not answer yet")
         try:
             if self._producer is None:
-                self._producer = _Producer(**self._options)
+                self._producer, _ = connect(_Producer, **self._options)
             return self._producer
         finally:
             self._lock.release()
 
-    def _drop(self, producer: KafkaProducer | None) -> None:
+    def _drop(self, producer: Any) -> None:
         """Ends a client that failed: one whose broker lost its log would be refused for ever."""
         if producer is None:
             return

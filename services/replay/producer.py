@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError, UnknownProducerIdError
 
 from services.replay.errors import ReplayError
 from services.replay.message import Message
-from trainer.connection import describe_error
+from trainer.connection import connect, describe_error
 from trainer.errors import EventsUnavailable
 from trainer.topics import Topics
 
@@ -68,7 +68,8 @@ class KafkaSink:
                 topics.ensure(topic, partitions)
             finally:
                 topics.close()
-            self._producer = _Producer(
+            self._producer, _ = connect(
+                _Producer,
                 **options,
                 acks="all",
                 compression_type=compression,

@@ -122,13 +122,13 @@ class Shop:
         return Ranking(tuple(i["id"] for i in items), tuple(i["score"] for i in items), answer["model"]["commit"])
 
     def click(self, item_id: Any, task: str) -> None:
-        """Posts a click on one candidate; returns once Kafka has it."""
-        item = next(c for c in self._visitor.candidates if c["id"] == item_id)
+        """Posts the list with a click on one candidate and none on the others; returns once Kafka has it."""
+        items = [{**c, "labels": {task: int(c["id"] == item_id)}} for c in self._visitor.candidates]
         example = {
             "ts": self._wall_ms(),
             "user": self._visitor.user,
             "context": self._visitor.context,
-            "items": [{**item, "labels": {task: 1}}],
+            "items": items,
         }
         answer = self._post("/v1/events", {"examples": [example]})
         if answer["accepted"] != 1:

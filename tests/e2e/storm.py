@@ -138,7 +138,9 @@ class TrainerProcess:
                 text = answer.read().decode()
         except (urllib.error.URLError, OSError):
             return 0.0
-        return sum(float(row.rpartition(" ")[2]) for row in text.splitlines() if row.startswith("dolmen_examples_total{"))
+        return sum(
+            float(row.rpartition(" ")[2]) for row in text.splitlines() if row.startswith("dolmen_examples_total{")
+        )
 
     def end(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
@@ -211,7 +213,13 @@ def finish(store: Store, trainer: TrainerProcess, topic: str, messages: int) -> 
 
 
 def run_storm(
-    directory: Path, valkey: Server, bootstrap_servers: str, kills: int, seed: int, examples: int, store_kills: bool = True
+    directory: Path,
+    valkey: Server,
+    bootstrap_servers: str,
+    kills: int,
+    seed: int,
+    examples: int,
+    store_kills: bool = True,
 ) -> Outcome:
     """One uninterrupted run, one with kills, and the comparison.
 

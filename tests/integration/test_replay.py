@@ -1,10 +1,12 @@
 """Replay into real brokers."""
 
 import gzip
+import http.server
 import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ from services.datasets.reader import open_dataset
 from services.local.ready import Addresses, write_ready
 from services.local.servers import start_broker
 from services.replay.errors import ReplayError
+from services.replay.gauges import GaugeReader
 from services.replay.message import Message, encode
 from services.replay.pace import Rate
 from services.replay.producer import KafkaSink
@@ -160,3 +163,34 @@ def test_ctrl_c_ends_a_replay_cleanly_with_its_summary(
     assert process.returncode == 0, errors
     assert "stopped before the end" in out
     assert "Traceback" not in errors
+
+
+class Metrics(http.server.BaseHTTPRequestHandler):
+    rows = itertools.count(100)
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'dolmen_store_rows{table="user"} %d\n' % next(Metrics.rows))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_live_numbers_are_read_again_and_again_from_the_endpoints_that_answer() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Metrics) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/metrics"
+            with GaugeReader([url, "http://127.0.0.1:1/metrics"]) as gauges:
+                limit = time.monotonic() + 20
+                while (gauges.latest().rows or 0) < 102 and time.monotonic() < limit:
+                    time.sleep(0.05)
+            assert gauges.latest().rows == 102
+            first = gauges.first()
+            assert first is not None
+            assert first.rows == 100
+        finally:
+            server.shutdown()
+            thread.join()

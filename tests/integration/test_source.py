@@ -583,13 +583,13 @@ def test_dead_letters_outlive_an_outage(own_broker: Server, monkeypatch: pytest.
         with pytest.raises(EventsUnavailable):
             source.flush_dead_letters()
         own_broker.restart()
-        wait_for(lambda: flushed(source))
+        wait_for(lambda: succeeds(source.flush_dead_letters))
         assert [letter.value for letter in read_all(settings, settings.topics.dead_letters)] == [b"bad", b"worse"]
 
 
-def flushed(source: Source) -> bool:
+def succeeds(action: Callable[[], None]) -> bool:
     try:
-        source.flush_dead_letters()
+        action()
     except EventsUnavailable:
         return False
     return True
@@ -613,7 +613,7 @@ def test_a_kafka_that_was_away_is_read_on_where_it_was_left(tmp_path: Path) -> N
             servers, pid = start_kafka(script, tmp_path)
             send(settings, "d")
             assert take(source, 1) == ["d"]
-            source.check()
+            wait_for(lambda: succeeds(source.check))
             assert source.lost_logs == 0
             assert offsets(source, settings) == {0: 4}
     finally:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from embedding_store.table import MAX_TABLES, SEGMENT_SLOTS, HashIndex
-from hashing import ids_with_hash
+from tests.hashing import ids_with_hash
 
 
 def test_more_than_a_million_ids_never_share_a_row():
@@ -70,7 +70,7 @@ def test_an_id_named_twice_in_one_removal_frees_one_row():
 
 def test_ids_that_share_the_top_bits_of_their_hash_split_until_they_part():
     index = HashIndex(1)
-    ids = ids_with_hash(index, 0, [(0b1010110101 << 54) | (i << 20) | i for i in range(5000)])
+    ids = ids_with_hash(index, 0, [(0b1010110101 << 54) | (i << 41) | i for i in range(5000)])
     rows = index.lookup_or_insert(0, ids)
     assert np.unique(rows).size == 5000
     assert np.array_equal(index.lookup(0, ids), rows)
@@ -79,7 +79,7 @@ def test_ids_that_share_the_top_bits_of_their_hash_split_until_they_part():
 def test_ids_that_share_a_slot_form_one_chain_that_survives_removals():
     index = HashIndex(1)
     last = SEGMENT_SLOTS - 1
-    ids = ids_with_hash(index, 0, [(i << 13) | last for i in range(600)])
+    ids = ids_with_hash(index, 0, [(i << 54) | last for i in range(600)])
     rows = index.lookup_or_insert(0, ids)
     rng = np.random.default_rng(2)
     gone = rng.permutation(600)[:300]
