@@ -8,7 +8,7 @@ import orjson
 
 from embedding_store.codec import decode_rows
 from embedding_store.commit import ROOT, Commit, CommitId, decode
-from embedding_store.errors import BadBytes, LogTrimmed
+from embedding_store.errors import BadBytes, LogTrimmed, NotEmpty
 from embedding_store.keys import BUCKETS
 from embedding_store.log import CommitLog
 from embedding_store.optimizers import STATE_WIDTH
@@ -45,7 +45,7 @@ class Snapshot:
         shard = self.shard
         for name in commit.dropped:
             if name in shard.number:
-                shard.remove(shard.number[name], shard.table_ids(shard.number[name]))
+                shard.clear(shard.number[name])
         for name, ids in commit.gone.items():
             if name in shard.number:
                 shard.remove(shard.number[name], ids)
@@ -98,6 +98,7 @@ def bootstrap(
     Raises:
         LogTrimmed: If the log was trimmed under the reader again and again.
         BadBytes: If something stored cannot be read.
+        NotEmpty: If a load was broken off here.
         StoreUnavailable: If Redis did not answer.
     """
     for _ in range(_ATTEMPTS):
@@ -106,15 +107,17 @@ def bootstrap(
         try:
             definition = current_definition(log)
             if not definition:
-                if mark != ROOT or not log.state().empty:
-                    raise BadBytes(f"{log.keys.state} says that commits were made, but their rows and log are gone")
-                return None
+                if _is_empty(log):
+                    return None
+                continue
             tables, seed = define(definition)
             snapshot = Snapshot(Shard(tables, seed, learning), mark)
             _read_parts(log, snapshot)
             for table in tables:
                 _read_rows(log, snapshot.shard, table.name)
             catch_up(log, snapshot)
+            if snapshot.definition != definition:
+                continue  # another one was committed meanwhile, perhaps with other tables
             snapshot.shard.seq = snapshot.id.seq + 1
             return snapshot
         except LogTrimmed:
@@ -124,6 +127,18 @@ def bootstrap(
     raise LogTrimmed(
         f"{log.keys.log} was trimmed while it was read, {_ATTEMPTS} times; raise store.log_bytes or store.lease"
     )
+
+
+def _is_empty(log: CommitLog) -> bool:
+    """Whether nothing was ever committed; False if the first commit has just come."""
+    state = log.state()
+    if state.empty and state.mark_text == str(ROOT):
+        return True
+    if state.empty:
+        raise NotEmpty(f"{log.keys.state}: a load is under way or was broken off here; run `dolmen store load` again")
+    if not current_definition(log):
+        raise BadBytes(f"{log.keys.state} says that commits were made, but their rows and log are gone")
+    return False
 
 
 def _read_parts(log: CommitLog, snapshot: Snapshot) -> None:

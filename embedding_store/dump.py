@@ -16,11 +16,13 @@ import orjson
 
 from embedding_store.bootstrap import Snapshot, stored_tables
 from embedding_store.codec import COLD, Block, entry_dtype
-from embedding_store.commit import Commit, CommitId, encode
+from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.errors import BadBytes, NotEmpty
+from embedding_store.keys import BUCKETS
 from embedding_store.log import CommitLog, epoch_number
 from embedding_store.materializer import Fold
 from embedding_store.optimizers import STATE_WIDTH
+from embedding_store.redis_client import translated
 
 _FORMAT = "dolmen-dump-1"
 _LOAD_ROWS = 100_000
@@ -36,18 +38,6 @@ class _Checked:
     def write(self, data: bytes) -> None:
         self._file.write(data)
         self.checksum = zlib.crc32(data, self.checksum)
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        if len(data) != size:
-            raise BadBytes("the dump ends too early")
-        self.checksum = zlib.crc32(data, self.checksum)
-        return data
-
-    def readline(self) -> bytes:
-        data = self._file.readline()
-        self.checksum = zlib.crc32(data, self.checksum)
-        return data
 
 
 def write_dump(file: BinaryIO, snapshot: Snapshot) -> None:
@@ -108,21 +98,21 @@ def read_dump(path: Path) -> Dump:
         OSError: If it cannot be read.
     """
     with path.open("rb") as file:
-        source = _Checked(file)
+        sound = _is_sound(file)
         try:
-            head = orjson.loads(source.readline())
+            head = orjson.loads(file.readline())
             if head["format"] != _FORMAT:
                 raise BadBytes(f"{path}: the dump has format {head['format']!r}, this version reads {_FORMAT!r}")
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise BadBytes(f"{path}: is no dump of a store") from None
+        if not sound:
+            raise BadBytes(f"{path}: the checksum does not fit; the dump is damaged or cut short")
         blocks = []
         for table in head["tables"]:
             dtype = entry_dtype(table["dim"], STATE_WIDTH)
-            data = source.read(table["rows"] * dtype.itemsize)
+            data = file.read(table["rows"] * dtype.itemsize)
             blocks.append(Block(table["name"], np.frombuffer(data, dtype=dtype)))
-        parts = {name: source.read(head["parts"][name]) for name in sorted(head["parts"])}
-        if file.read(4) != source.checksum.to_bytes(4, "little"):
-            raise BadBytes(f"{path}: the checksum does not fit; the dump is damaged or cut short")
+        parts = {name: file.read(head["parts"][name]) for name in sorted(head["parts"])}
     positions = {topic: {"topic_id": None, "offsets": offsets} for topic, offsets in head["offsets"].items()}
     definition = orjson.dumps(head["definition"], option=orjson.OPT_SORT_KEYS)
     stored_tables(definition)
@@ -130,10 +120,24 @@ def read_dump(path: Path) -> Dump:
     return Dump(commit, sum(t["rows"] - 1 for t in head["tables"]), [t["name"] for t in head["tables"]])
 
 
+def _is_sound(file: BinaryIO) -> bool:
+    """Whether the last four bytes are the checksum of all others; nothing of a damaged file is believed."""
+    left = max(0, file.seek(0, 2) - 4)
+    file.seek(0)
+    checksum = 0
+    while left and (data := file.read(min(left, 1 << 22))):
+        checksum = zlib.crc32(data, checksum)
+        left -= len(data)
+    sound = file.read(4) == checksum.to_bytes(4, "little")
+    file.seek(0)
+    return sound
+
+
 def load_dump(log: CommitLog, dump: Dump) -> CommitId:
     """Fills an empty store: the rows first, then one commit that makes them count.
 
-    A load that was broken off leaves a store without a commit; loading again begins anew.
+    A load that was broken off leaves a store without a commit, which nobody takes for an empty one; loading again
+    begins anew.
 
     Raises:
         NotEmpty: If the store holds a commit.
@@ -143,6 +147,8 @@ def load_dump(log: CommitLog, dump: Dump) -> CommitId:
         raise NotEmpty(f"{log.keys.state}: the store holds commit {state.head}; `load` fills an empty one only")
     epoch = log.raise_epoch()
     mark = state.mark_text
+    if mark != str(ROOT):
+        _clear(log, epoch, mark)
     for groups in Fold([dump.commit]).chunks(log.keys):
         if groups[0][0] == log.keys.parts:
             continue
@@ -153,3 +159,11 @@ def load_dump(log: CommitLog, dump: Dump) -> CommitId:
     rest = Commit(dump.commit.clock_ms, dump.commit.definition, dump.commit.positions, cold, parts=dump.commit.parts)
     log.append(epoch, state.head, first, encode(rest))
     return first
+
+
+def _clear(log: CommitLog, epoch: str, mark: str) -> None:
+    """Removes the rows of a load that was broken off."""
+    with translated():
+        keys = [key.decode() for key in log.client.scan_iter(match=log.keys.every_row, count=1000)]
+    for first in range(0, len(keys), BUCKETS):
+        log.fold(epoch, mark, mark, [(key, None, []) for key in keys[first : first + BUCKETS]])

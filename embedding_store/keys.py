@@ -52,6 +52,11 @@ class Keys:
         """Hash of the rows of one bucket."""
         return self._key(f"rows:{table}:{bucket:02x}")
 
+    @property
+    def every_row(self) -> str:
+        """Pattern of the hashes of all tables."""
+        return self._key("rows:*")
+
     def all_rows(self, table: str) -> list[str]:
         """The hashes of all buckets of a table."""
         return [self.rows(table, bucket) for bucket in range(BUCKETS)]

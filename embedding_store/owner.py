@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from embedding_store.bootstrap import Snapshot, Tables, bootstrap, stored_tables
 from embedding_store.commit import ROOT, Commit, CommitId, encode
-from embedding_store.errors import StoreError, StoreUnavailable
+from embedding_store.errors import StoreEmptied, StoreUnavailable
 from embedding_store.keys import Keys
 from embedding_store.log import CommitLog, epoch_number
 from embedding_store.materializer import Materializer
@@ -41,7 +41,7 @@ class Owner:
         self._changed = threading.Condition()
         self._stop = False
         self._thread: threading.Thread | None = None
-        self._failure: StoreError | None = None
+        self._failure: Exception | None = None
 
     def open(self, define: Callable[[bytes], Tables] = stored_tables) -> Snapshot | None:
         """Fences every earlier owner, then restores. May be called again, after the store went back in time.
@@ -51,10 +51,15 @@ class Owner:
 
         Returns:
             The shard as of its last commit; None for an empty store.
+
+        Raises:
+            StoreEmptied: If this owner has committed, and nothing is left.
         """
         self.close()
         self._epoch = self._patiently(self._log.raise_epoch)
         snapshot = self._patiently(lambda: bootstrap(self._log, True, self._settings.lease, define))
+        if snapshot is None and self.head != ROOT:
+            raise StoreEmptied(f"the store is empty, but commit {self.head} had been made there")
         self.head = snapshot.id if snapshot else ROOT
         materializer = self._patiently(lambda: Materializer(self._log, self._epoch, self._settings.log_bytes // 4))
         self._sizes = deque(snapshot.tail_bytes if snapshot else ())
@@ -79,13 +84,15 @@ class Owner:
         with self._changed:
             self._sizes.append((new, len(data)))
             self._changed.notify_all()
+            if self._failure is not None:
+                raise self._failure
         return new
 
     @property
     def unfolded_bytes(self) -> int:
         """Bytes of commits that are not in the rows yet."""
         with self._changed:
-            return sum(size for _, size in self._sizes)
+            return self._size()
 
     def close(self, fold: bool = True) -> None:
         """Stops the materializer; idempotent.
@@ -111,13 +118,13 @@ class Owner:
                 attempt += 1
 
     def _wait_for_room(self, size: int) -> None:
+        """Waits for the materializer, unless it has ended: then the append itself says best what is wrong."""
         with self._changed:
-            while self._sizes and sum(s for _, s in self._sizes) + size > self._settings.log_bytes // 2:
-                if self._failure is not None:
-                    raise self._failure
+            while self._failure is None and self._sizes and self._size() + size > self._settings.log_bytes // 2:
                 self._changed.wait(0.1)
-            if self._failure is not None:
-                raise self._failure
+
+    def _size(self) -> int:
+        return sum(size for _, size in self._sizes)
 
     def _fold(self, materializer: Materializer) -> None:
         interval_s = self._settings.fold_interval / 1000
@@ -134,7 +141,7 @@ class Owner:
             except StoreUnavailable as error:
                 _log.warning("folding waits: %s", error)
                 time.sleep(_BACKOFF_S[-1])
-            except StoreError as error:
+            except Exception as error:
                 with self._changed:
                     self._failure = error
                     self._changed.notify_all()
@@ -142,7 +149,7 @@ class Owner:
             due = time.monotonic() + interval_s
 
     def _is_urgent(self) -> bool:
-        return sum(size for _, size in self._sizes) > self._settings.log_bytes // 4
+        return self._size() > self._settings.log_bytes // 4
 
     def _forget(self, mark: CommitId) -> None:
         with self._changed:

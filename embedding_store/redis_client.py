@@ -14,6 +14,16 @@ from embedding_store.settings import StoreSettings
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
 
+_PASSING = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+)
+"""Refusals that pass; redis-py takes their code off the text, while others keep it."""
+_PASSING_CODES = ("OOM", "LOADING", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "TRYAGAIN")
+
 Client: TypeAlias = Any
 """A ``redis.Redis`` that answers in bytes; redis-py's own types leave open whether bytes or text come back."""
 
@@ -53,8 +63,6 @@ def translated() -> Iterator[None]:
         raise StoreUnavailable(f"Redis did not answer: {error}") from error
     except redis.ResponseError as error:
         text = str(error)
-        if any(
-            word in text for word in ("OOM", "LOADING", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "TRYAGAIN")
-        ):
+        if isinstance(error, _PASSING) or any(code in text for code in _PASSING_CODES):
             raise StoreUnavailable(f"Redis cannot take the command now: {text}") from error
         raise

@@ -62,9 +62,13 @@ class Shard:
         self._sweep = count
         self.seq = 1
         for t in range(count):
-            self.slab.headers[t] = (0, 0, 0, 0, 0, t, 0)
-            if learning:
-                self.slab.data[t, -2:] = self._starts[t, 1]
+            self._make_cold(t)
+
+    def _make_cold(self, table: int) -> None:
+        self.slab.headers[table] = (0, 0, 0, 0, 0, table, 0)
+        self.slab.data[table] = 0.0
+        if self.learning:
+            self.slab.data[table, -2:] = self._starts[table, 1]
 
     # Scoring
 
@@ -226,6 +230,11 @@ class Shard:
         rows = rows[rows >= 0]
         self.slab.headers["live"][rows] = 0
         self.counts[table] -= rows.size
+
+    def clear(self, table: int) -> None:
+        """Removes all rows of a table and makes its cold row new."""
+        self.remove(table, self.table_ids(table))
+        self._make_cold(table)
 
     # What readers ask
 

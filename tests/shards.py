@@ -173,3 +173,28 @@ def flaky_log(log: CommitLog, left: int | None = None, late: bool = False, once:
     client = Flaky(connection_pool=log.client.connection_pool)
     client.left, client.late, client.once = left, late, once
     return CommitLog(client, log.keys)
+
+
+def keys_of(log: CommitLog) -> list[bytes]:
+    """Every key of a store."""
+    return sorted(log.client.scan_iter(match=f"{log.keys.prefix}:*", count=10_000))
+
+
+def wipe(log: CommitLog) -> None:
+    """What FLUSHALL would do to one store."""
+    if keys := keys_of(log):
+        log.client.delete(*keys)
+
+
+def backup(log: CommitLog) -> dict[bytes, bytes]:
+    """A copy of a store, as a snapshot file would hold it."""
+    return {key: log.client.dump(key) for key in keys_of(log)}
+
+
+def go_back(log: CommitLog, copy: dict[bytes, bytes]) -> None:
+    """Takes a store back to an earlier copy, as a failover that lost its tail does."""
+    pipe = log.client.pipeline(transaction=True)
+    pipe.delete(*keys_of(log))
+    for key, value in copy.items():
+        pipe.restore(key, 0, value)
+    pipe.execute()

@@ -160,8 +160,7 @@ def define(
     used = {f.table_name for f in features if f.has_ids}
     faults += [f"tables.{t.name}: no feature uses this table" for t in tables if t.name not in used]
     declared = {t.name: t for t in tables}
-    default_dim = max((t.dim for t in tables), default=8)
-    complete = [declared.get(name) or TableSettings(name=name, dim=default_dim) for name in sorted(used)]
+    complete = [declared.get(name) or TableSettings(name=name) for name in sorted(used)]
     if model.score is not None and model.score not in [t.name for t in tasks]:
         faults.append(f"model.score: there is no task {model.score!r}")
     if faults:

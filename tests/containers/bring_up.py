@@ -1,7 +1,7 @@
 """Builds the image, brings docker-compose.yml up without Grafana, sees it learn and rank, and takes it down again.
 
-Trainer and ranker are started first, before there is any Redis or Kafka. The project and its ports are its own, so a
-deployment that runs on this machine is left alone. Variables of the environment:
+Run by deploy/check.sh. Trainer and ranker are started first, before there is any Redis or Kafka. The project and its
+ports are its own, so a deployment that runs on this machine is left alone. Variables of the environment:
 
 * ``COMPOSE``: the command, default ``docker compose``; ``podman-compose`` will do.
 * ``BUILD``: how the image is built, default ``docker build``; empty: it is there already.
@@ -73,8 +73,8 @@ def check() -> None:
     assert auc > 0.6, f"the online AUC is {auc}"
     say(f"online AUC {auc:.4f}, rows {metric('sum(dolmen_store_rows)'):,.0f}")
 
-    seconds = click("check-a", "check-b")
-    say(f"{seconds:.2f} s after the clicks the item that was clicked comes first")
+    seconds = click()
+    say(f"{seconds:.2f} s after the clicks the item that came last comes first")
     check_restart(examples + 2 * CLICKS, messages + CLICKS)
 
 
@@ -116,23 +116,24 @@ def replay() -> tuple[int, int]:
     return int(match[1].replace(",", "")), int(match[2].replace(",", ""))
 
 
-def click(first: str, second: str) -> float:
-    """Clicks on the second of two unknown items until it comes first; returns the seconds from click to rank."""
+def click() -> float:
+    """Clicks on the last of some unknown items until it comes first; returns the seconds from click to rank."""
     user, context = {"id": "check-visitor"}, {"tab": 1}
-    query = {"user": user, "context": context, "candidates": [first, second]}
-    before = HTTP.post(f"{RANKER}/v1/rank", json=query).raise_for_status().json()["items"]
-    assert [item["id"] for item in before] == [first, second], before
+    query = {"user": user, "context": context, "candidates": ["check-a", "check-b", "check-c"]}
+
+    def rank() -> list[str]:
+        answer = HTTP.post(f"{RANKER}/v1/rank", json=query)
+        assert answer.status_code == 200, answer.text
+        return [item["id"] for item in answer.json()["items"]]
+
+    *others, last = rank()
     now_ms = time.time_ns() // 1_000_000
-    items = [{"id": first, "labels": {"click": 0}}, {"id": second, "labels": {"click": 1}}]
+    items = [{"id": last, "labels": {"click": 1}}, {"id": others[0], "labels": {"click": 0}}]
     events = [{"ts": now_ms + i, "user": user, "context": context, "items": items} for i in range(CLICKS)]
     answer = HTTP.post(f"{RANKER}/v1/events", json={"examples": events})
     assert (answer.status_code, answer.json()["accepted"]) == (202, CLICKS), answer.text
     start = time.monotonic()
-
-    def turned() -> bool:
-        return HTTP.post(f"{RANKER}/v1/rank", json=query).raise_for_status().json()["items"][0]["id"] == second
-
-    until(turned, "the clicks did not change the ranking", every_s=0.02)
+    until(lambda: rank()[0] == last, "the clicks did not change the ranking", every_s=0.02)
     return time.monotonic() - start
 
 

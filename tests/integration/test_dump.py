@@ -1,0 +1,212 @@
+"""A shard as one file: equal stores give equal bytes, damaged files are refused, a loaded dump goes on identically."""
+
+import io
+import zlib
+
+import numpy as np
+import orjson
+import pytest
+
+from embedding_store.bootstrap import bootstrap
+from embedding_store.commit import CommitId
+from embedding_store.dump import load_dump, read_dump
+from embedding_store.errors import BadBytes, NotEmpty, StoreUnavailable
+from embedding_store.materializer import Materializer
+from embedding_store.shard import Shard
+from tests.shards import SEED, TABLES, Writer, dump_of, flaky_log, keys_of, log_for, see, stored
+
+
+def learn(writer: Writer, round_: int) -> None:
+    rng = np.random.default_rng(round_)
+    see(writer.shard, rng.integers(0, 40, (32, 2)).tolist(), rng.normal(size=(32, 2, 7)), times_ms=1000 + 250 * round_)
+    writer.shard.sweep(11)
+
+
+@pytest.fixture
+def writer(redis_url) -> Writer:
+    writer = Writer(log_for(redis_url))
+    for round_ in range(6):
+        learn(writer, round_)
+        writer.commit()
+    return writer
+
+
+@pytest.fixture
+def path(tmp_path, writer):
+    path = tmp_path / "store.dump"
+    path.write_bytes(writer.committed)
+    return path
+
+
+def test_a_dump_of_a_loaded_store_is_the_same_bytes(writer, path, redis_url):
+    log = log_for(redis_url)
+    dump = read_dump(path)
+    assert load_dump(log, dump) == CommitId(1, 1)
+    assert dump.rows == sum(writer.shard.live_rows(t).size for t in range(2))
+    assert sorted(dump.tables) == ["narrow", "wide"]
+    assert stored(log) == writer.committed
+    Materializer(log, log.raise_epoch(), 0).fold()
+    assert stored(log) == writer.committed
+
+
+def test_a_loaded_store_goes_on_as_the_dumped_one_does(writer, path, redis_url):
+    log = log_for(redis_url)
+    load_dump(log, read_dump(path))
+    other = Writer(log)
+    snapshot = bootstrap(log, learning=True)
+    other.shard, other.head, other.offset = snapshot.shard, snapshot.id, snapshot.positions["events"]["offsets"]["0"]
+    other.parts = snapshot.parts
+    for round_ in range(6, 10):
+        for each in (writer, other):
+            learn(each, round_)
+            each.commit()
+        assert other.committed == writer.committed
+    assert stored(log) == stored(writer.log)
+
+
+def test_a_loaded_store_takes_the_topics_present_ids(writer, path, redis_url):
+    log = log_for(redis_url)
+    load_dump(log, read_dump(path))
+    assert bootstrap(log, learning=True).positions == {"events": {"topic_id": None, "offsets": {"0": 6}}}
+
+
+def test_a_dump_says_nothing_of_commits_epochs_topic_ids_or_the_order_of_learning(writer, redis_url):
+    other = Writer(log_for(redis_url))
+    other.log.raise_epoch()
+    other.epoch = other.log.raise_epoch()
+    for round_ in range(6):
+        learn(other, round_)
+        if round_ % 2:
+            other.commit()
+    other.offset = writer.offset
+    other.parts = dict(writer.parts)
+    assert dump_of(other.snapshot()) == writer.committed
+    assert b"topic_id" not in writer.committed
+
+
+def test_expired_rows_are_left_out_whether_swept_or_not():
+    dumps = []
+    for sweeps in (0, 1):
+        shard = Shard(TABLES, SEED)
+        see(shard, [[1, 1], [2, 2]], times_ms=1000)
+        see(shard, [[3, 3]], times_ms=2001)
+        shard.sweep(100 * sweeps)
+        writer = object.__new__(Writer)
+        writer.shard, writer.head, writer.definition = shard, CommitId(1, 1), b'{"seed": 1}'
+        writer.offset, writer.parts = 0, {}
+        dumps.append(dump_of(writer.snapshot()))
+    assert dumps[0] == dumps[1]
+    head = orjson.loads(dumps[0].split(b"\n")[0])
+    assert [(table["name"], table["rows"]) for table in head["tables"]] == [("narrow", 4), ("wide", 2)]
+
+
+def test_a_dump_is_laid_out_as_documented(writer):
+    line, _, rest = writer.committed.partition(b"\n")
+    head = orjson.loads(line)
+    assert head["format"] == "dolmen-dump-1"
+    assert [(t["name"], t["dim"]) for t in head["tables"]] == [("narrow", 2), ("wide", 6)]
+    size = sum(t["rows"] * (8 + 20 + 4 * (1 + t["dim"] + 2)) for t in head["tables"])
+    assert rest[size:-4] == (6).to_bytes(8, "little")
+    assert int.from_bytes(rest[-4:], "little") == zlib.crc32(writer.committed[:-4])
+    narrow = np.frombuffer(rest, dtype=[("id", "<u8"), ("rest", "V40")], count=head["tables"][0]["rows"])
+    assert (np.diff(narrow["id"][1:].astype(np.int64)) > 0).all()
+
+
+def test_a_store_that_holds_a_commit_is_never_loaded_into(writer, path):
+    before = stored(writer.log)
+    with pytest.raises(NotEmpty, match="holds commit 6-1"):
+        load_dump(writer.log, read_dump(path))
+    assert stored(writer.log) == before
+    learn(writer, 6)
+    writer.commit()
+
+
+def test_every_damaged_byte_is_refused(writer, path):
+    data = writer.committed
+    line = data.index(b"\n")
+    places = [*range(line + 2), *range(line + 2, len(data), 97), *range(len(data) - 5, len(data))]
+    for place in places:
+        for bits in (0x01, 0x80):
+            damaged = bytearray(data)
+            damaged[place] ^= bits
+            path.write_bytes(damaged)
+            with pytest.raises(BadBytes):
+                read_dump(path)
+
+
+def test_a_dump_that_was_cut_short_or_goes_on_is_refused(writer, path):
+    data = writer.committed
+    for size in [*range(0, 50), len(data) // 2, len(data) - 5, len(data) - 1]:
+        path.write_bytes(data[:size])
+        with pytest.raises(BadBytes):
+            read_dump(path)
+    path.write_bytes(data + b"x")
+    with pytest.raises(BadBytes):
+        read_dump(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"[1, 2]\n", b'{"a": 1}\n', b"\x00" * 1000, b'"text"', b"7\n"])
+def test_a_file_that_is_no_dump_is_named(path, content):
+    path.write_bytes(content)
+    with pytest.raises(BadBytes, match=r"store\.dump: is no dump of a store"):
+        read_dump(path)
+
+
+def test_a_dump_of_another_format_is_named(path):
+    path.write_bytes(b'{"format":"dolmen-dump-9"}\n')
+    with pytest.raises(BadBytes, match="dolmen-dump-9"):
+        read_dump(path)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_load_that_broke_off_anywhere_can_be_begun_anew(path, writer, redis_url, late):
+    dump = read_dump(path)
+    for boundary in range(20):
+        log = log_for(redis_url)
+        try:
+            load_dump(flaky_log(log, left=boundary, late=late), dump)
+        except StoreUnavailable:
+            if log.state().empty:
+                load_dump(log, dump)
+            assert stored(log) == writer.committed
+        else:
+            break
+    assert boundary > 4
+
+
+def test_nothing_of_a_broken_off_load_is_left_in_the_next(path, writer, redis_url, tmp_path):
+    log = log_for(redis_url)
+    with pytest.raises(StoreUnavailable):
+        load_dump(flaky_log(log, left=4), read_dump(path))
+    assert any(b":rows:wide:" in key for key in keys_of(log)) or any(b":rows:narrow:" in key for key in keys_of(log))
+    other = Writer(log_for(redis_url))
+    see(other.shard, [[1000, 1000]])
+    other.commit()
+    small = tmp_path / "small.dump"
+    small.write_bytes(other.committed)
+    load_dump(log, read_dump(small))
+    assert stored(log) == other.committed
+
+
+def test_a_loader_that_was_fenced_changes_nothing_more(path, redis_url):
+    log = log_for(redis_url)
+    dump = read_dump(path)
+    shaky = flaky_log(log, left=3, late=True)
+    with pytest.raises(StoreUnavailable):
+        load_dump(shaky, dump)
+    assert log.state().empty
+
+
+def test_writing_a_dump_changes_nothing(writer):
+    first = dump_of(writer.snapshot())
+    assert dump_of(writer.snapshot()) == first
+    assert read_bytes(first).rows == sum(writer.shard.live_rows(t).size for t in range(2))
+
+
+def read_bytes(data: bytes):
+    class Path:
+        @staticmethod
+        def open(_: str) -> io.BytesIO:
+            return io.BytesIO(data)
+
+    return read_dump(Path())

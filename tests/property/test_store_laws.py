@@ -1,0 +1,155 @@
+"""Learn, commit, fold, trim, crash and restore in any order: what Redis holds is the shard that never stopped."""
+
+import contextlib
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+import embedding_store.materializer
+from embedding_store.bootstrap import Snapshot, bootstrap, catch_up
+from embedding_store.commit import ROOT, Commit, CommitId, encode
+from embedding_store.errors import LogTrimmed, StoreUnavailable
+from embedding_store.log import epoch_number
+from embedding_store.materializer import Materializer
+from embedding_store.shard import Shard
+from tests.shards import SEED, TABLES, definition, dump_of, flaky_log, log_for, pooled, see, stored
+
+IDS = 25
+EVERY = [[key, key] for key in range(IDS)] + [[None, None]]
+CELL = st.one_of(st.none(), st.integers(0, IDS - 1), st.lists(st.integers(0, IDS - 1), min_size=1, max_size=3))
+EXAMPLES = st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`reference` is never restored and never swept; `shard` is what the store's owner holds."""
+
+    url = ""
+
+    @initialize()
+    def begin(self) -> None:
+        self.log = log_for(self.url)
+        self.reference, self.shard = Shard(TABLES, SEED), Shard(TABLES, SEED)
+        self.epoch, self.head = self.log.raise_epoch(), ROOT
+        self.materializer = Materializer(self.log, self.epoch, 2000)
+        self.uncommitted: list[Any] = []
+        self.time_ms, self.offset = 1000, 0
+        self.last: Any = None
+        self.committed = b""
+        self.reader: Snapshot | None = None
+
+    @rule(examples=EXAMPLES, step_ms=st.integers(-300, 700), seed=st.integers(0, 1000))
+    def learns(self, examples: Any, step_ms: int, seed: int) -> None:
+        self.time_ms += step_ms
+        gradients = np.random.default_rng(seed).normal(size=(len(examples), 2, 7))
+        batch = ([list(example) for example in examples], gradients, self.time_ms)
+        assert (see(self.shard, *batch) == see(self.reference, *batch)).all()
+        self.uncommitted.append(batch)
+        self.offset += 1
+
+    @rule(rows=st.integers(1, 40))
+    def sweeps(self, rows: int) -> None:
+        self.shard.sweep(rows)
+
+    @rule(answer=st.sampled_from(["comes", "is lost", "is lost with the command"]))
+    def commits(self, answer: str) -> None:
+        positions = {"t": {"offsets": {"0": self.offset}}}
+        parts = {"offset": self.offset.to_bytes(4, "little")}
+        blocks, gone = self.shard.take_changes()
+        data = encode(Commit(self.shard.clock_ms, definition(), positions, blocks, gone, parts))
+        new = CommitId(self.head.seq + 1, epoch_number(self.epoch))
+        self.last = (self.epoch, self.head, new, data)
+        if answer != "comes":
+            shaky = flaky_log(self.log, left=0, late=answer == "is lost", once=True)
+            with contextlib.suppress(StoreUnavailable):
+                shaky.append(*self.last)
+        self.log.append(*self.last)
+        self.head, self.uncommitted = new, []
+        self.committed = dump_of(Snapshot(self.reference, new, definition(), positions, parts))
+
+    @precondition(lambda self: self.last is not None and self.last[0] == self.epoch)
+    @rule()
+    def repeats_the_append(self) -> None:
+        self.log.append(*self.last)
+
+    @rule(max_bytes=st.sampled_from([1, 1 << 30]))
+    def folds(self, max_bytes: int) -> None:
+        self.materializer.fold(max_bytes)
+
+    @rule(left=st.integers(0, 30), late=st.booleans(), same=st.booleans())
+    def breaks_off_a_fold(self, left: int, late: bool, same: bool) -> None:
+        shaky = flaky_log(self.log)
+        materializer = Materializer(shaky, self.epoch, 0)
+        shaky.client.left, shaky.client.late = left, late
+        with contextlib.suppress(StoreUnavailable):
+            materializer.fold()
+        shaky.client.left = None
+        self.materializer = materializer if same else Materializer(self.log, self.epoch, 2000)
+
+    @rule(ttl_ms=st.sampled_from([-1000, 60_000]))
+    def holds_a_lease(self, ttl_ms: int) -> None:
+        self.log.lease("reader", ttl_ms)
+
+    @rule()
+    def trims_all_that_is_folded(self) -> None:
+        mark = self.log.state().mark
+        if mark != ROOT:
+            self.log.trim(self.epoch, mark)
+
+    @rule()
+    def crashes_and_restores(self) -> None:
+        """Everything since the last commit is lost, and learned again."""
+        self.epoch = self.log.raise_epoch()
+        snapshot = bootstrap(self.log, learning=True)
+        if snapshot is None:
+            assert self.head == ROOT
+            self.shard = Shard(TABLES, SEED)
+        else:
+            assert snapshot.id == self.head
+            assert dump_of(snapshot) == self.committed
+            self.shard = snapshot.shard
+        self.materializer = Materializer(self.log, self.epoch, 2000)
+        for batch in self.uncommitted:
+            see(self.shard, *batch)
+
+    @precondition(lambda self: self.head != ROOT)
+    @rule()
+    def reads_on(self) -> None:
+        """A reader catches up from wherever it is, or begins anew."""
+        try:
+            if self.reader is not None:
+                catch_up(self.log, self.reader)
+        except LogTrimmed:
+            self.reader = None
+        if self.reader is None:
+            self.reader = bootstrap(self.log, learning=False)
+        assert self.reader.id == self.head
+        if not self.uncommitted:
+            assert (pooled(self.reader.shard, EVERY) == pooled(self.reference, EVERY)).all()
+
+    @precondition(lambda self: self.head != ROOT)
+    @rule()
+    def is_what_it_should_be(self) -> None:
+        assert stored(self.log) == self.committed
+
+    def teardown(self) -> None:
+        if getattr(self, "head", ROOT) != ROOT:
+            assert stored(self.log) == self.committed
+            self.materializer.fold()
+            assert stored(self.log) == self.committed
+
+
+def test_whatever_happens_the_store_holds_the_shard_that_never_stopped(redis_url, monkeypatch):
+    monkeypatch.setattr(embedding_store.materializer, "CHUNK_ROWS", 6)
+    monkeypatch.setattr(StoreMachine, "url", redis_url)
+    run_state_machine_as_test(
+        StoreMachine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
