@@ -3,17 +3,17 @@
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import orjson
 
-from embedding_store.codec import decode_rows
+from embedding_store.codec import FILTER, decode_rows
 from embedding_store.commit import ROOT, Commit, CommitId, decode
 from embedding_store.errors import BadBytes, LogTrimmed, NotEmpty
 from embedding_store.keys import BUCKETS
 from embedding_store.log import CommitLog
-from embedding_store.optimizers import STATE_WIDTH
 from embedding_store.redis_client import translated
-from embedding_store.settings import TableSettings
+from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.shard import Shard
 
 _SCAN = 4096
@@ -43,12 +43,16 @@ class Snapshot:
     def apply(self, commit_id: CommitId, commit: Commit) -> None:
         """Goes one commit on."""
         shard = self.shard
+        if "layouts" in commit.parts:
+            shard.load_layouts(commit.parts["layouts"])
         for name in commit.dropped:
             if name in shard.number:
                 shard.clear(shard.number[name])
         for name, ids in commit.gone.items():
             if name in shard.number:
                 shard.remove(shard.number[name], ids)
+            elif name == FILTER:
+                shard.filter.remove(ids)
         for block in commit.blocks:
             shard.apply(block)
         shard.clock_ms = max(shard.clock_ms, commit.clock_ms)
@@ -58,31 +62,50 @@ class Snapshot:
         self.parts.update(commit.parts)
 
 
-def stored_tables(definition: bytes) -> "Tables":
-    """The tables that a definition says the store holds, and the seed of their initial values.
+class Schema(NamedTuple):
+    """What a shard is made for.
 
-    The store reads ``tables``, ``retired`` and ``seed`` of the definition's JSON; the rest is its owner's.
+    Attributes:
+        tables: In their order.
+        seed: Of the rows' initial values.
+        admission: The filter of tables that count sightings.
+    """
+
+    tables: tuple[TableSettings, ...]
+    seed: int
+    admission: AdmissionSettings = AdmissionSettings()
+
+
+def stored_schema(definition: bytes) -> Schema:
+    """What a definition says the store holds.
+
+    The store reads ``tables``, ``retired``, ``seed`` and ``admission`` of the definition's JSON; the rest is its
+    owner's.
     """
     value = orjson.loads(definition)
     tables = [TableSettings.model_validate(table) for table in [*value["tables"], *value.get("retired", ())]]
-    return tuple(tables), int(value["seed"])
+    admission = AdmissionSettings.model_validate(value.get("admission", {}))
+    return Schema(tuple(tables), int(value["seed"]), admission)
 
 
 def current_definition(log: CommitLog) -> bytes:
     """The definition of the last commit; empty for an empty store."""
+    return _current(log)[0]
+
+
+def _current(log: CommitLog) -> tuple[bytes, bytes]:
+    """Definition and layouts of the last commit."""
     last = log.last()
     if last is not None:
-        return decode(last.data).definition
+        commit = decode(last.data)
+        return commit.definition, commit.parts.get("layouts", b"")
     with translated():
-        return log.client.hget(log.keys.parts, "definition") or b""
-
-
-Tables = tuple[tuple[TableSettings, ...], int]
-"""Tables in their order, and the seed of their rows' initial values."""
+        definition, layouts = log.client.hmget(log.keys.parts, ["definition", "layouts"])
+    return definition or b"", layouts or b""
 
 
 def bootstrap(
-    log: CommitLog, learning: bool, lease_ms: int = 30_000, define: Callable[[bytes], Tables] = stored_tables
+    log: CommitLog, learning: bool, lease_ms: int = 30_000, define: Callable[[bytes], Schema] = stored_schema
 ) -> Snapshot | None:
     """Reads a shard, up to the last commit.
 
@@ -90,7 +113,7 @@ def bootstrap(
         log: Of the shard.
         learning: Whether the rows keep their optimizer state.
         lease_ms: How long trimming is held back at most.
-        define: The tables to hold, from the stored definition.
+        define: What to hold, from the stored definition.
 
     Returns:
         The shard, or None for an empty store.
@@ -105,17 +128,22 @@ def bootstrap(
         reader = f"bootstrap-{secrets.token_hex(8)}"
         mark = log.lease(reader, lease_ms)
         try:
-            definition = current_definition(log)
+            definition, layouts = _current(log)
             if not definition:
                 if _is_empty(log):
                     return None
                 continue
-            tables, seed = define(definition)
-            snapshot = Snapshot(Shard(tables, seed, learning), mark)
+            schema = define(definition)
+            shard = Shard(schema.tables, schema.seed, learning, schema.admission, layouts)
+            snapshot = Snapshot(shard, mark)
             _read_parts(log, snapshot)
-            for table in tables:
-                _read_rows(log, snapshot.shard, table.name)
+            for table in schema.tables:
+                _read_rows(log, shard, table.name)
+            if learning:
+                _read_rows(log, shard, FILTER)
             catch_up(log, snapshot)
+            if learning and "filter" in snapshot.parts:
+                shard.filter.load_state(snapshot.parts["filter"])
             if snapshot.definition != definition:
                 continue  # another one was committed meanwhile, perhaps with other tables
             snapshot.shard.seq = snapshot.id.seq + 1
@@ -165,8 +193,9 @@ def scan_rows(log: CommitLog, table: str) -> Iterator[tuple[int, list[bytes], li
 
 
 def _read_rows(log: CommitLog, shard: Shard, table: str) -> None:
+    settings = None if table == FILTER else shard.tables[shard.number[table]]
     for _, fields, rows in scan_rows(log, table):
-        for block in decode_rows(table, fields, rows, STATE_WIDTH):
+        for block in decode_rows(settings, fields, rows):
             shard.apply(block)
 
 

@@ -3,13 +3,15 @@
 ======= ====== ===========================================================================================
 version uint8  1
 flags   uint8  bit 0: the table's cold row, whose id means nothing
-dim     uint16 numbers of the vector that follow the linear weight
+layout  uint16 which numbers of the vector the row holds
 seq     uint32 the commit that changed the row last
 seen    int64  event time of the last sighting, ms since the epoch
 count   uint32 sightings
-values  float32[1 + dim]
-state   float32[S]
+values  float32[1 + d], the linear weight and the kept numbers of the vector
+state   float32[S], of the optimizer
 ======= ====== ===========================================================================================
+
+Pages of the admission filter travel the same way, as rows of a hidden table whose ids are page numbers.
 """
 
 from dataclasses import dataclass
@@ -19,12 +21,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.errors import BadBytes
+from embedding_store.settings import TableSettings
 
 VERSION = 1
 COLD = 1
 ID_BYTES = 8
 COLD_FIELD = b"cold"
-_HEADER = [("version", "u1"), ("flags", "u1"), ("dim", "<u2"), ("seq", "<u4"), ("last_seen", "<i8"), ("count", "<u4")]
+FILTER = "#filter"
+"""The hidden table of filter pages; no real table can have this name."""
+PAGE_ENTRIES = 1024
+_HEADER = [
+    ("version", "u1"),
+    ("flags", "u1"),
+    ("layout", "<u2"),
+    ("seq", "<u4"),
+    ("last_seen", "<i8"),
+    ("count", "<u4"),
+]
+HEADER_BYTES = np.dtype(_HEADER).itemsize
+PAGE = np.dtype([("id", "<i8"), ("page", "<u4", (PAGE_ENTRIES,))])
+"""A page number and the page's entries."""
 
 
 @cache
@@ -35,21 +51,28 @@ def entry_dtype(dim: int, state_width: int) -> np.dtype[np.void]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of one table and one width.
+    """Rows of one table and one layout, or pages of the admission filter.
 
     Attributes:
-        table: The table's name.
-        entries: entry_dtype[n].
+        table: The table's name, or FILTER.
+        entries: entry_dtype[n] or PAGE[n].
     """
 
     table: str
     entries: NDArray[np.void]
 
+    @property
+    def cold(self) -> NDArray[np.bool_]:
+        """Which of them is the cold row: bool[n]."""
+        if self.table == FILTER:
+            return np.zeros(self.entries.size, dtype=np.bool_)
+        return np.asarray(self.entries["flags"] & COLD != 0)
+
     def fields(self) -> list[bytes]:
         """The hash field of each row: its 8-byte id, or ``cold``."""
         ids = self.entries["id"].tobytes()
         fields = [ids[i : i + ID_BYTES] for i in range(0, len(ids), ID_BYTES)]
-        for i in np.flatnonzero(self.entries["flags"] & COLD).tolist():
+        for i in np.flatnonzero(self.cold).tolist():
             fields[i] = COLD_FIELD
         return fields
 
@@ -60,23 +83,41 @@ class Block:
         return [data[i + ID_BYTES : i + size] for i in range(0, len(data), size)]
 
 
-def decode_rows(table: str, fields: list[bytes], rows: list[bytes], state_width: int) -> list[Block]:
-    """What :meth:`Block.fields` and :meth:`Block.rows` gave, as blocks of one width each.
+def page_block(numbers: NDArray[np.int64], pages: NDArray[np.uint32]) -> Block:
+    """Pages uint32[n, PAGE_ENTRIES] with their numbers int64[n]."""
+    entries = np.empty(numbers.size, dtype=PAGE)
+    entries["id"] = numbers
+    entries["page"] = pages
+    return Block(FILTER, entries)
+
+
+def decode_rows(table: TableSettings | None, fields: list[bytes], rows: list[bytes]) -> list[Block]:
+    """What :meth:`Block.fields` and :meth:`Block.rows` gave, as blocks of one layout each.
+
+    Args:
+        table: Whose rows; None for the filter's pages.
+        fields: Hash fields.
+        rows: Their values.
 
     Raises:
         BadBytes: If a row has another version or a length that does not fit its header.
     """
-    by_size: dict[int, list[int]] = {}
+    if table is None:
+        if any(len(row) != PAGE.itemsize - ID_BYTES for row in rows):
+            raise BadBytes("a page of the admission filter has another length")
+        return [Block(FILTER, np.frombuffer(b"".join(f + r for f, r in zip(fields, rows, strict=True)), dtype=PAGE))]
+    places_of: dict[tuple[int, bytes], list[int]] = {}
     for i, row in enumerate(rows):
-        by_size.setdefault(len(row), []).append(i)
+        places_of.setdefault((len(row), row[2:4]), []).append(i)
     blocks = []
-    for size, places in by_size.items():
-        dim = (size - np.dtype(_HEADER).itemsize) // 4 - 1 - state_width
-        if dim < 1 or size != entry_dtype(dim, state_width).itemsize - ID_BYTES:
-            raise BadBytes(f"table {table!r}: a row of {size} bytes fits no width")
+    for (size, _), places in places_of.items():
+        dim = table.dim_of((size - HEADER_BYTES) // 4)
+        dtype = entry_dtype(dim, table.state_width(dim)) if dim >= 1 else None
+        if dtype is None or size != dtype.itemsize - ID_BYTES:
+            raise BadBytes(f"table {table.name!r}: a row of {size} bytes fits no width")
         data = b"".join((bytes(ID_BYTES) if len(fields[i]) != ID_BYTES else fields[i]) + rows[i] for i in places)
-        entries = np.frombuffer(data, dtype=entry_dtype(dim, state_width))
-        if (entries["version"] != VERSION).any() or (entries["dim"] != dim).any():
-            raise BadBytes(f"table {table!r}: a row has another version or width than its bytes")
-        blocks.append(Block(table, entries))
+        entries = np.frombuffer(data, dtype=dtype)
+        if (entries["version"] != VERSION).any():
+            raise BadBytes(f"table {table.name!r}: a row was written by another version")
+        blocks.append(Block(table.name, entries))
     return blocks

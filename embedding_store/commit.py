@@ -16,12 +16,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from embedding_store.codec import Block, entry_dtype
+from embedding_store.codec import FILTER, PAGE, Block, entry_dtype
 from embedding_store.errors import BadBytes
 
 _MAGIC = b"DLMC\x01\x00"
 _SECTION = struct.Struct("<B H H B Q")  # kind, length of the name, dim, width of the state, length of the bytes
-_META, _ROWS, _GONE, _PART = 1, 2, 3, 4
+_META, _ROWS, _GONE, _PART, _PAGES = 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -94,6 +94,9 @@ def encode(commit: Commit) -> bytes:
     _add(chunks, _META, "meta", orjson.dumps(meta))
     _add(chunks, _META, "definition", commit.definition)
     for block in commit.blocks:
+        if block.table == FILTER:
+            _add(chunks, _PAGES, FILTER, block.entries.tobytes())
+            continue
         dtype = block.entries.dtype
         dim, state = dtype["values"].shape[0] - 1, dtype["state"].shape[0]
         _add(chunks, _ROWS, block.table, np.ascontiguousarray(block.entries).tobytes(), dim, state)
@@ -139,6 +142,8 @@ def decode(data: bytes) -> Commit:
             definition = body
         elif kind == _ROWS:
             blocks.append(Block(name, np.frombuffer(body, dtype=entry_dtype(dim, state))))
+        elif kind == _PAGES:
+            blocks.append(Block(FILTER, np.frombuffer(body, dtype=PAGE)))
         elif kind == _GONE:
             gone[name] = np.frombuffer(body, dtype="<i8")
         elif kind == _PART:

@@ -14,14 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from embedding_store.bootstrap import Snapshot, stored_tables
-from embedding_store.codec import COLD, Block, entry_dtype
+from embedding_store.bootstrap import Snapshot, stored_schema
+from embedding_store.codec import FILTER, PAGE, Block, entry_dtype
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.errors import BadBytes, NotEmpty
 from embedding_store.keys import BUCKETS
 from embedding_store.log import CommitLog, epoch_number
 from embedding_store.materializer import Fold
-from embedding_store.optimizers import STATE_WIDTH
 from embedding_store.redis_client import translated
 
 _FORMAT = "dolmen-dump-1"
@@ -48,28 +47,30 @@ def write_dump(file: BinaryIO, snapshot: Snapshot) -> None:
         snapshot: The whole shard, with optimizer state.
     """
     shard = snapshot.shard
+    shard.settle()
+    parts = {**snapshot.parts, **shard.parts()}
     out = _Checked(file)
     order = sorted(range(len(shard.tables)), key=lambda t: shard.tables[t].name)
-    rows = [np.concatenate([[t], shard.live_rows(t)]) for t in order]
+    groups = [rows for t in order for rows in shard.by_layout(np.concatenate([[t], shard.live_rows(t)]))]
+    pages = shard.filter.all_pages()
     head = {
         "format": _FORMAT,
         "clock_ms": shard.clock_ms,
         "definition": orjson.loads(snapshot.definition),
         "offsets": _offsets(snapshot.positions),
-        "tables": [
-            {"name": shard.tables[t].name, "dim": shard.tables[t].dim, "rows": int(r.size)}
-            for t, r in zip(order, rows, strict=True)
-        ],
-        "parts": {name: len(data) for name, data in snapshot.parts.items()},
+        "rows": [shard.describe(rows) for rows in groups],
+        "pages": int(pages.entries.size),
+        "parts": {name: len(data) for name, data in parts.items()},
     }
     out.write(orjson.dumps(head, option=orjson.OPT_SORT_KEYS) + b"\n")
-    for t, some in zip(order, rows, strict=True):
-        for first in range(0, some.size, _LOAD_ROWS):
-            entries = shard.block(t, some[first : first + _LOAD_ROWS]).entries
-            entries["seq"] = 0
-            out.write(entries.tobytes())
-    for name in sorted(snapshot.parts):
-        out.write(snapshot.parts[name])
+    for rows in groups:
+        for first in range(0, rows.size, _LOAD_ROWS):
+            (block,) = shard.blocks(rows[first : first + _LOAD_ROWS])
+            block.entries["seq"] = 0
+            out.write(block.entries.tobytes())
+    out.write(pages.entries.tobytes())
+    for name in sorted(parts):
+        out.write(parts[name])
     file.write(out.checksum.to_bytes(4, "little"))
 
 
@@ -107,17 +108,19 @@ def read_dump(path: Path) -> Dump:
             raise BadBytes(f"{path}: is no dump of a store") from None
         if not sound:
             raise BadBytes(f"{path}: the checksum does not fit; the dump is damaged or cut short")
+        definition = orjson.dumps(head["definition"], option=orjson.OPT_SORT_KEYS)
+        settings = {table.name: table for table in stored_schema(definition).tables}
         blocks = []
-        for table in head["tables"]:
-            dtype = entry_dtype(table["dim"], STATE_WIDTH)
-            data = file.read(table["rows"] * dtype.itemsize)
-            blocks.append(Block(table["name"], np.frombuffer(data, dtype=dtype)))
+        for group in head["rows"]:
+            dtype = entry_dtype(group["dim"], settings[group["table"]].state_width(group["dim"]))
+            data = file.read(group["rows"] * dtype.itemsize)
+            blocks.append(Block(group["table"], np.frombuffer(data, dtype=dtype)))
+        if head["pages"]:
+            blocks.append(Block(FILTER, np.frombuffer(file.read(head["pages"] * PAGE.itemsize), dtype=PAGE)))
         parts = {name: file.read(head["parts"][name]) for name in sorted(head["parts"])}
     positions = {topic: {"topic_id": None, "offsets": offsets} for topic, offsets in head["offsets"].items()}
-    definition = orjson.dumps(head["definition"], option=orjson.OPT_SORT_KEYS)
-    stored_tables(definition)
     commit = Commit(head["clock_ms"], definition, positions, blocks, parts=parts)
-    return Dump(commit, sum(t["rows"] - 1 for t in head["tables"]), [t["name"] for t in head["tables"]])
+    return Dump(commit, sum(group["rows"] for group in head["rows"]) - len(settings), sorted(settings))
 
 
 def _is_sound(file: BinaryIO) -> bool:
@@ -155,7 +158,7 @@ def load_dump(log: CommitLog, dump: Dump) -> CommitId:
         log.fold(epoch, mark, "0-0>load", groups)
         mark = "0-0>load"
     first = CommitId(1, epoch_number(epoch))
-    cold = [Block(b.table, b.entries[b.entries["flags"] & COLD != 0]) for b in dump.commit.blocks]
+    cold = [Block(b.table, b.entries[b.cold]) for b in dump.commit.blocks]
     rest = Commit(dump.commit.clock_ms, dump.commit.definition, dump.commit.positions, cold, parts=dump.commit.parts)
     log.append(epoch, state.head, first, encode(rest))
     return first

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from embedding_store.bootstrap import Snapshot, bootstrap, current_definition, scan_rows, stored_tables
-from embedding_store.codec import COLD, COLD_FIELD, ID_BYTES, Block, decode_rows
+from embedding_store.bootstrap import Snapshot, bootstrap, current_definition, scan_rows, stored_schema
+from embedding_store.codec import COLD_FIELD, ID_BYTES, Block, decode_rows
 from embedding_store.commit import ROOT, decode
 from embedding_store.errors import BadBytes
 from embedding_store.ids import feature_id, render_id
 from embedding_store.keys import buckets_of
 from embedding_store.log import CommitLog
-from embedding_store.optimizers import STATE_WIDTH
 from embedding_store.redis_client import translated
 from embedding_store.shard import Shard
 
@@ -40,7 +39,7 @@ def describe(log: CommitLog) -> dict[str, Any]:
         tables[table.name] = {
             "rows": int(rows.size),
             "bytes": _bytes_of(log, table.name),
-            "widths": {str(table.dim): int(rows.size)},
+            "widths": shard.widths(t),
         }
     return {
         "tables": tables,
@@ -80,7 +79,7 @@ def inspect_row(log: CommitLog, table: str, value: str) -> dict[str, Any] | None
     rows = shard.index.lookup(number, np.array([key])) if value else np.array([number])
     if rows[0] < 0 or (value and rows[0] not in shard.live_rows(number)):
         return None
-    entry = shard.block(number, rows).entries[0]
+    entry = shard.blocks(rows)[0].entries[0]
     return {
         "table": table,
         "id": render_id(key) if value else "cold",
@@ -119,13 +118,12 @@ def verify(log: CommitLog) -> Verdict:
     if not definition:
         verdict.faults.append("the last commit's definition is gone")
         return verdict
-    tables, _ = stored_tables(definition)
-    for table in tables:
+    for table in stored_schema(definition).tables:
         rows = 0
         for bucket, fields, values in scan_rows(log, table.name):
             rows += len(fields)
             try:
-                blocks = decode_rows(table.name, fields, values, STATE_WIDTH)
+                blocks = decode_rows(table, fields, values)
             except BadBytes as error:
                 verdict.faults.append(str(error))
                 continue
@@ -168,15 +166,13 @@ def _log_faults(log: CommitLog, verdict: Verdict) -> Iterator[str]:
 
 def _row_faults(block: Block, bucket: int) -> Iterator[str]:
     entries = block.entries
-    cold = entries["flags"] & COLD != 0
+    cold = block.cold
     name = f"table {block.table!r}"
     wrong = int((buckets_of(entries["id"][~cold].astype(np.int64)) != bucket).sum())
     if wrong:
         yield f"{name}: {wrong} rows lie in another hash than their id says"
     if not (np.isfinite(entries["values"]).all() and np.isfinite(entries["state"]).all()):
         yield f"{name}: a row holds a number that is not finite"
-    if (entries["state"] <= 0).any():
-        yield f"{name}: an accumulator is not positive"
     if (entries["count"][~cold] == 0).any():
         yield f"{name}: a row was never seen"
 
@@ -187,10 +183,10 @@ def _shard_faults(snapshot: Snapshot) -> Iterator[str]:
         rows = shard.live_rows(t)
         if not rows.size:
             continue
-        entries = shard.block(t, rows).entries
-        if int(entries["last_seen"].max()) > shard.clock_ms:
+        headers = shard.rows.headers[rows]
+        if int(headers["last_seen"].max()) > shard.clock_ms:
             yield f"table {table.name!r}: a row was seen later than the clock says"
-        if int(entries["seq"].max()) > snapshot.id.seq:
+        if int(headers["seq"].max()) > snapshot.id.seq:
             yield f"table {table.name!r}: a row is newer than the last commit"
-        if np.unique(entries["id"]).size != entries.size:
+        if np.unique(headers["id"]).size != headers.size:
             yield f"table {table.name!r}: an id has two rows"

@@ -1,11 +1,15 @@
 """From ids to pooled rows: what scoring needs, and nothing that changes anything."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.initial import initial_value
+from embedding_store.layout import LayoutArrays, layout_of
+from embedding_store.rows import RowArrays
 from embedding_store.table import IndexArrays, find
 
 
@@ -24,55 +28,83 @@ class Occurrences:
     offsets: NDArray[np.int64]
 
 
+class TableArrays(NamedTuple):
+    """What the kernels know of each table.
+
+    Attributes:
+        dims: int64[T], numbers of a vector.
+        expire_ms: int64[T], event time after which an unseen row counts as absent.
+        seeds: uint64[T], of initial values.
+        optimizers: int64[T], a place in optimizers.KINDS.
+        rates: float32[T, 2], learning rate of the linear weight and of the vector.
+        knobs: float64[T, 5], deviation of a new vector, first accumulator, l1, l2, beta.
+        admit_after: int64[T].
+        chances: float64[T], probability of admission at a sighting; 0 where sightings are counted.
+    """
+
+    dims: NDArray[np.int64]
+    expire_ms: NDArray[np.int64]
+    seeds: NDArray[np.uint64]
+    optimizers: NDArray[np.int64]
+    rates: NDArray[np.float32]
+    knobs: NDArray[np.float64]
+    admit_after: NDArray[np.int64]
+    chances: NDArray[np.float64]
+
+
 @numba.njit(nogil=True, cache=True)
 def lookup(
     index: IndexArrays,
-    headers: NDArray[np.void],
+    rows: RowArrays,
+    tables: TableArrays,
     ids: NDArray[np.int64],
     missing: NDArray[np.bool_],
     offsets: NDArray[np.int64],
-    tables: NDArray[np.int64],
-    expire_ms: NDArray[np.int64],
+    fields: NDArray[np.int64],
     clock_ms: int,
-    rows: NDArray[np.int64],
+    out: NDArray[np.int64],
 ) -> None:
     """Finds the row that scores each occurrence: its own, or its table's cold row.
 
     Args:
         index: Of the shard.
-        headers: HEADER[rows].
+        rows: Of the shard.
+        tables: Of the shard.
         ids: int64[N].
         missing: bool[N].
         offsets: int64[B * F + 1], occurrences of each (example, field).
-        tables: int64[F].
-        expire_ms: int64[T], event time after which an unseen row counts as absent.
+        fields: int64[F], table of each field.
         clock_ms: Highest event time learned from.
-        rows: int64[N], filled.
+        out: int64[N], filled.
     """
     for s in range(offsets.size - 1):
-        table = tables[s % tables.size]
+        table = fields[s % fields.size]
         for j in range(offsets[s], offsets[s + 1]):
             row = -1
             if not missing[j]:
                 row = find(index, table, ids[j])
-                if row >= 0 and clock_ms - headers[row].last_seen > expire_ms[table]:
+                if row >= 0 and clock_ms - rows.headers[row].last_seen > tables.expire_ms[table]:
                     row = -1
-            rows[j] = row if row >= 0 else table
+            out[j] = row if row >= 0 else table
 
 
 @numba.njit(nogil=True, cache=True)
 def gather(
-    data: NDArray[np.float32],
-    rows: NDArray[np.int64],
+    rows: RowArrays,
+    layouts: LayoutArrays,
+    tables: TableArrays,
+    found: NDArray[np.int64],
     offsets: NDArray[np.int64],
     means: NDArray[np.bool_],
     out: NDArray[np.float32],
 ) -> None:
-    """Sums or averages the rows of each (example, field).
+    """Sums or averages the rows of each (example, field), rebuilt to full width as the present plan has them.
 
     Args:
-        data: float32[rows, width].
-        rows: int64[N].
+        rows: Of the shard.
+        layouts: Of the shard.
+        tables: Of the shard.
+        found: int64[N].
         offsets: int64[B * F + 1].
         means: bool[F], whether to average.
         out: float32[B * F, 1 + K], filled.
@@ -81,12 +113,29 @@ def gather(
     for s in range(offsets.size - 1):
         first, last = offsets[s], offsets[s + 1]
         for k in range(width):
-            out[s, k] = data[rows[first], k]
-        if last - first > 1:
-            for j in range(first + 1, last):
-                for k in range(width):
-                    out[s, k] += data[rows[j], k]
-            if means[s % means.size]:
-                share = np.float32(1.0 / (last - first))
-                for k in range(width):
-                    out[s, k] *= share
+            out[s, k] = np.float32(0.0)
+        for j in range(first, last):
+            row = found[j]
+            header = rows.headers[row]
+            at = header.at
+            table = np.int64(header.table)
+            written = np.int64(header.layout)
+            present = layout_of(layouts, table, np.int64(header.count))
+            out[s, 0] += rows.memory[at]
+            if written == present:
+                for i in range(layouts.dims[present]):
+                    out[s, 1 + layouts.kept[present, i]] += rows.memory[at + 1 + i]
+                continue
+            for i in range(layouts.dims[present]):
+                k = layouts.kept[present, i]
+                place = layouts.places[written, k]
+                if place >= 0:
+                    out[s, 1 + k] += rows.memory[at + 1 + place]
+                elif row >= tables.dims.size:
+                    out[s, 1 + k] += np.float32(
+                        initial_value(tables.seeds[table], header.id, k, tables.knobs[table, 0])
+                    )
+        if last - first > 1 and means[s % means.size]:
+            share = np.float32(1.0 / (last - first))
+            for k in range(width):
+                out[s, k] *= share

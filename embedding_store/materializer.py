@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from embedding_store.codec import COLD, COLD_FIELD, ID_BYTES, Block
+from embedding_store.codec import COLD_FIELD, ID_BYTES, Block
 from embedding_store.commit import Commit, CommitId, decode
 from embedding_store.errors import LogTrimmed
 from embedding_store.keys import Keys, buckets_of
@@ -79,8 +79,7 @@ def _table_chunks(name: str, table: _Table, keys: Keys) -> Iterator[list[Group]]
     place = np.concatenate([np.arange(n) for n in lengths])
     every = np.concatenate(ids)
     cold = np.concatenate(
-        [block.entries["flags"] & COLD != 0 for _, block in table.blocks]
-        + [np.zeros(g.size, np.bool_) for _, g in table.gone]
+        [block.cold for _, block in table.blocks] + [np.zeros(g.size, np.bool_) for _, g in table.gone]
     )
     ranked = np.lexsort((order, every, cold))
     last = np.ones(ranked.size, dtype=np.bool_)

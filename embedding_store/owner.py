@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from embedding_store.bootstrap import Snapshot, Tables, bootstrap, stored_tables
+from embedding_store.bootstrap import Schema, Snapshot, bootstrap, stored_schema
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.errors import StoreEmptied, StoreUnavailable
 from embedding_store.keys import Keys
@@ -43,7 +43,7 @@ class Owner:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
 
-    def open(self, define: Callable[[bytes], Tables] = stored_tables) -> Snapshot | None:
+    def open(self, define: Callable[[bytes], Schema] = stored_schema) -> Snapshot | None:
         """Fences every earlier owner, then restores. May be called again, after the store went back in time.
 
         Args:

@@ -81,18 +81,45 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+STATE_WIDTHS = {"adagrad": (2, 0), "adagrad_elementwise": (0, 1), "adam": (1, 2), "ftrl": (0, 2)}
+"""Numbers of optimizer state in a row: of the row, and of each of its values."""
+
+
 class TableSettings(Section):
-    """One embedding table: ids, rows, cold row, optimizer and expiry."""
+    """One embedding table: ids, rows, cold row, optimizer, admission and expiry."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")
     dim: int = Field(default=8, ge=1, le=256, description="numbers of a row's vector")
-    optimizer: Literal["adagrad"] = "adagrad"
+    optimizer: Literal["adagrad", "adagrad_elementwise", "adam", "ftrl"] = "adagrad"
     learning_rate: float = Field(default=0.01, gt=0, description="of the vector")
     linear_learning_rate: float = Field(default=0.03, gt=0, description="of the linear weight")
-    initial_accumulator: float = Field(default=0.01, gt=0)
+    initial_accumulator: float = Field(default=0.01, gt=0, description="of Adagrad")
+    l1: float = Field(default=0.0, ge=0, description="of FTRL")
+    l2: float = Field(default=0.0, ge=0, description="of FTRL")
+    beta: float = Field(default=1.0, ge=0, description="of FTRL")
     init_std: float = Field(default=0.01, ge=0, description="standard deviation of a new row's vector")
-    admit_after: int = Field(default=1, ge=1, le=1, description="sightings before an id gets a row")
+    admit_after: int = Field(default=1, ge=1, le=255, description="sightings before an id gets a row")
+    admission: Literal["count", "probability"] = Field(
+        default="count", description="probability: at each sighting with 1 - 0.05^(1/admit_after)"
+    )
     expire_after: OptionalDuration = Field(default=None, description="event time after which an unseen row goes")
+
+    def state_width(self, dim: int) -> int:
+        """Numbers of optimizer state in a row that keeps so many numbers of the vector."""
+        fixed, per = STATE_WIDTHS[self.optimizer]
+        return fixed + per * (1 + dim)
+
+    def dim_of(self, numbers: int) -> int:
+        """How many numbers of the vector a strip of so many numbers, state included, keeps."""
+        fixed, per = STATE_WIDTHS[self.optimizer]
+        return (numbers - fixed) // (1 + per) - 1
+
+
+class AdmissionSettings(Section):
+    """The filter that counts sightings of ids that have no row yet; used by tables with `admit_after` above 1."""
+
+    memory: ByteSize = Field(default=16 << 20, ge=1 << 16, description="of all counters; never grows")
+    window: Duration = Field(default=7 * 86_400_000, description="event time over which sightings count")
 
 
 class StoreSettings(Section):

@@ -12,15 +12,18 @@ import xxhash
 from numpy.typing import NDArray
 
 from embedding_store import codec, optimizers
-from embedding_store.codec import Block
-from embedding_store.lookup import Occurrences, gather, lookup
-from embedding_store.settings import TableSettings
-from embedding_store.sightings import expired_rows, touch, upsert
-from embedding_store.slabs import Slab
+from embedding_store.admission import SlidingFilter, chance_of
+from embedding_store.codec import FILTER, Block
+from embedding_store.layout import Layouts, TablePlan
+from embedding_store.lookup import Occurrences, TableArrays, gather, lookup
+from embedding_store.rows import Rows
+from embedding_store.settings import AdmissionSettings, TableSettings
+from embedding_store.sightings import TouchArrays, expired_rows, forget, make_row, reencode_stale, touch, upsert
 from embedding_store.table import HashIndex
 
 NEVER_MS = 1 << 62
 _NONE = np.empty(0, dtype=np.int64)
+_ADMISSION = AdmissionSettings()
 
 
 class Shard:
@@ -29,46 +32,75 @@ class Shard:
     Args:
         tables: Settings by table, in a fixed order; a table's number is its place here.
         seed: Of the initial values.
-        learning: False for a reader, whose rows have no optimizer state.
+        learning: False for a reader, whose rows have no optimizer state and who admits nothing.
+        admission: The filter of tables that count sightings.
+        layouts: As a commit carries them; empty for a new store.
 
     Attributes:
         clock_ms: Highest event time learned from, ms since the epoch.
-        counts: int64[T], rows of each table, cold rows not counted, expired ones that were not swept yet included.
-        admitted: int64[T], ids that got a row here.
-        expired: int64[T], rows that expired here.
+        seq: Number of the commit in the making.
+        layouts: Which numbers the rows hold. Change plans by :meth:`set_plan`.
     """
 
-    def __init__(self, tables: Sequence[TableSettings], seed: int, learning: bool = True) -> None:
+    def __init__(
+        self,
+        tables: Sequence[TableSettings],
+        seed: int,
+        learning: bool = True,
+        admission: AdmissionSettings = _ADMISSION,
+        layouts: bytes = b"",
+    ) -> None:
         self.tables = tuple(tables)
         self.number = {table.name: t for t, table in enumerate(self.tables)}
         self.dim = max(table.dim for table in self.tables)
         self.learning = learning
         self.clock_ms = 0
-        self.counts = np.zeros(len(self.tables), dtype=np.int64)
-        self.admitted = np.zeros(len(self.tables), dtype=np.int64)
-        self.expired = np.zeros(len(self.tables), dtype=np.int64)
+        self.seq = 1
         count = len(self.tables)
         self.index = HashIndex(count, first_row=count)
-        self.slab = Slab(1 + self.dim + (optimizers.STATE_WIDTH if learning else 0))
-        self.slab.reserve(2 * count)
-        self._dims = np.array([t.dim for t in self.tables], dtype=np.int64)
-        self._expire_ms = np.array([t.expire_after or NEVER_MS for t in self.tables], dtype=np.int64)
-        self._rates = np.array([(t.linear_learning_rate, t.learning_rate) for t in self.tables], dtype=np.float32)
-        self._starts = np.array([(t.init_std, t.initial_accumulator) for t in self.tables], dtype=np.float64)
-        self._seeds = np.array([xxhash.xxh3_64_intdigest(t.name.encode(), seed) for t in self.tables], dtype=np.uint64)
-        self._dirty = np.empty(1 << 16, dtype=np.int64)
-        self._n_dirty = np.zeros(1, dtype=np.int64)
+        self.rows = Rows()
+        self.layouts = Layouts(self.tables, learning)
+        if layouts:
+            self.layouts.load_json(layouts)
+        self._layouts = self.layouts.arrays()
+        counting = learning and any(t.admit_after > 1 and t.admission == "count" for t in self.tables)
+        self.filter = SlidingFilter(admission.memory if counting else 0, admission.window)
+        self._table_arrays = _table_arrays(self.tables, seed)
+        self._touched = TouchArrays(
+            np.empty(1 << 16, dtype=np.int64), np.zeros(1, dtype=np.int64),
+            np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64),
+            np.zeros(count, dtype=np.int64), np.array([0, -1], dtype=np.int64),
+        )  # fmt: skip
         self._gone = [_NONE] * count
         self._sweep = count
-        self.seq = 1
+        self._stale = -1
+        self.rows.reserve(2 * count, count * self._widest)
         for t in range(count):
-            self._make_cold(t)
+            make_row(self.rows.arrays, self._layouts, self._table_arrays, t, t, 0, learning)
 
-    def _make_cold(self, table: int) -> None:
-        self.slab.headers[table] = (0, 0, 0, 0, 0, table, 0)
-        self.slab.data[table] = 0.0
-        if self.learning:
-            self.slab.data[table, -2:] = self._starts[table, 1]
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each table, cold rows not counted, expired ones that were not swept yet included: int64[T]."""
+        return self._touched.counts
+
+    @property
+    def admitted(self) -> NDArray[np.int64]:
+        """Ids that got a row here: int64[T]."""
+        return self._touched.admitted
+
+    @property
+    def filtered(self) -> NDArray[np.int64]:
+        """Sightings here of ids that had no row and did not get one: int64[T]."""
+        return self._touched.filtered
+
+    @property
+    def expired(self) -> NDArray[np.int64]:
+        """Rows that expired here: int64[T]."""
+        return self._touched.expired
+
+    @property
+    def _widest(self) -> int:
+        return int(self._layouts.widths.max())
 
     # Scoring
 
@@ -79,24 +111,40 @@ class Shard:
             batch: The ids.
             fields: int64[F], the table of each field.
         """
-        rows = np.empty(batch.ids.size, dtype=np.int64)
+        found = np.empty(batch.ids.size, dtype=np.int64)
         lookup(
-            self.index.arrays, self.slab.headers, batch.ids, batch.missing, batch.offsets, fields, self._expire_ms,
-            self.clock_ms, rows,
+            self.index.arrays, self.rows.arrays, self._table_arrays, batch.ids, batch.missing, batch.offsets, fields,
+            self.clock_ms, found,
         )  # fmt: skip
-        return rows
+        return found
 
-    def gather(self, rows: NDArray[np.int64], batch: Occurrences, means: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Pooled rows of each field: float32[B, F, 1 + K]; first the linear weight, then the vector.
+    def gather(
+        self, rows: NDArray[np.int64], batch: Occurrences, fields: NDArray[np.int64], means: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Pooled rows of each field at full width: float32[B, F, 1 + K]; first the linear weight, then the vector.
 
         Args:
             rows: int64[N], as `lookup` gave them.
             batch: The ids.
+            fields: int64[F], the table of each field.
             means: bool[F], whether a field's rows are averaged rather than summed.
         """
-        out = np.empty((batch.offsets.size - 1, 1 + self.dim), dtype=np.float32)
-        gather(self.slab.data, rows, batch.offsets, means, out)
-        return out.reshape(-1, means.size, 1 + self.dim)
+        flat = np.empty((batch.offsets.size - 1, 1 + self.dim), dtype=np.float32)
+        gather(self.rows.arrays, self._layouts, self._table_arrays, rows, batch.offsets, means, flat)
+        out = flat.reshape(-1, means.size, 1 + self.dim)
+        for f, matrix in self._matrices(fields):
+            out[:, f, 1 : 1 + len(matrix)] = out[:, f, 1 : 1 + len(matrix)] @ matrix.T
+        return out
+
+    def _matrices(self, fields: NDArray[np.int64]) -> list[tuple[int, NDArray[np.float32]]]:
+        if not self.layouts.plans:
+            return []
+        found = []
+        for f, t in enumerate(fields.tolist()):
+            plan = self.layouts.plans.get(self.tables[t].name)
+            if plan is not None and plan.matrix is not None:
+                found.append((f, np.array(plan.matrix, dtype=np.float32)))
+        return found
 
     # Learning
 
@@ -108,8 +156,9 @@ class Shard:
         fields: NDArray[np.int64],
         means: NDArray[np.bool_],
         times_ms: NDArray[np.int64],
+        origins: NDArray[np.uint64],
     ) -> None:
-        """Counts the sightings, gives new ids their rows, and takes one optimizer step with every row that was touched.
+        """Counts the sightings, gives admitted ids their rows, and takes one optimizer step with every row touched.
 
         Args:
             batch: The ids.
@@ -118,32 +167,87 @@ class Shard:
             fields: int64[F].
             means: bool[F].
             times_ms: int64[B], event time of each example.
+            origins: uint64[B], a number for where each example came from, the same whenever it is read.
         """
         size = batch.ids.size
-        self.slab.reserve(self.index.rows_end + size)
+        self.rows.reserve(self.index.rows_end + size, 2 * size * self._widest)
         self._reserve_dirty(2 * size)
-        rows = np.full(size, -1, dtype=np.int64)
-        done = 0
-        while True:
-            done = touch(
-                self.index.arrays, self.slab.headers, self.slab.data, batch.ids, batch.missing, batch.offsets, fields,
-                times_ms, self._expire_ms, self.clock_ms, self._seeds, self._dims, self._starts, self.seq,
-                self._dirty, self._n_dirty, scored, rows, self.counts, self.admitted, self.expired, done,
-            )  # fmt: skip
-            if done == batch.offsets.size - 1:
-                break
+        self.filter.advance(self.clock_ms)
+        updated = np.full(size, -1, dtype=np.int64)
+        while not touch(
+            self.index.arrays, self.rows.arrays, self._layouts, self._table_arrays, self.filter.arrays, self._touched,
+            batch.ids, batch.missing, batch.offsets, fields, times_ms, origins, self.clock_ms, self.seq, scored,
+            updated,
+        ):  # fmt: skip
             self.index.grow()
-        distinct = np.empty(size + len(self.tables), dtype=np.int64)
-        sums = np.empty((distinct.size, 1 + self.dim), dtype=np.float32)
+        for f, matrix in self._matrices(fields):
+            gradients[:, f, 1 : 1 + len(matrix)] = gradients[:, f, 1 : 1 + len(matrix)] @ matrix
+        room = size + len(self.tables)
+        sums = optimizers.Summed(np.empty(room, np.int64), np.empty((room, 1 + self.dim), np.float32))
         found = optimizers.sum_gradients(
-            self.slab.headers, batch.offsets, scored, rows, batch.missing, means, gradients, distinct, sums
+            self.rows.arrays, batch.offsets, scored, updated, batch.missing, means, gradients, sums
         )
-        optimizers.adagrad(self.slab.data, self.slab.headers, distinct[:found], sums, self._dims, self._rates)
+        emptied = np.empty(room, dtype=np.int64)
+        empty = optimizers.step(self.rows.arrays, self._layouts, self._table_arrays, sums, found, emptied)
+        if empty:
+            self._drop_rows(emptied[:empty])
         self.clock_ms = max(self.clock_ms, int(times_ms.max()))
+        self._reencode(size)
 
     def _reserve_dirty(self, more: int) -> None:
-        if self._n_dirty[0] + more > self._dirty.size:
-            self._dirty = np.concatenate([self._dirty, np.empty(self._dirty.size + more, dtype=np.int64)])
+        used = int(self._touched.n_dirty[0])
+        if used + more > self._touched.dirty.size:
+            grown = np.concatenate([self._touched.dirty, np.empty(used + more, dtype=np.int64)])
+            self._touched = self._touched._replace(dirty=grown)
+
+    def _drop_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Removes rows and remembers that they are gone. Returns how many went of each table: int64[T]."""
+        headers = self.rows.headers[rows]
+        went = np.zeros(len(self.tables), dtype=np.int64)
+        for t in np.unique(headers["table"]).tolist():
+            ids = headers["id"][headers["table"] == t].astype(np.int64)
+            self.remove(t, ids)
+            self._gone[t] = np.concatenate([self._gone[t], ids])
+            went[t] = ids.size
+        return went
+
+    # Plans
+
+    def set_plan(self, table: str, plan: TablePlan | None) -> None:
+        """Puts a dimension plan in force. Rows are read as it has them at once, and are re-encoded by and by.
+
+        Raises:
+            KeyError: If there is no such table.
+            ValueError: If the plan does not fit it.
+        """
+        settings = self.tables[self.number[table]]
+        faults = plan.faults(settings.dim) if plan else []
+        if faults:
+            raise ValueError(f"the plan of table {table!r}: " + "; ".join(faults))
+        if plan is None:
+            self.layouts.plans.pop(table, None)
+        else:
+            self.layouts.plans[table] = plan
+        self._layouts = self.layouts.arrays()
+        self._stale = 0
+
+    def load_layouts(self, data: bytes) -> None:
+        """Takes layouts and plans as a commit carries them."""
+        if data == self.layouts.to_json():
+            return
+        self.layouts.load_json(data)
+        self._layouts = self.layouts.arrays()
+        self._stale = 0
+
+    def _reencode(self, rows: int) -> None:
+        """Re-encodes the stale among the next so many rows; once round, there are none left."""
+        if self._stale < 0 or not self.learning:
+            return
+        last = min(self._stale + rows, self.index.rows_end)
+        self.rows.reserve(self.index.rows_end, (last - self._stale) * self._widest)
+        self._reserve_dirty(last - self._stale)
+        reencode_stale(self.rows.arrays, self._layouts, self._table_arrays, self._stale, last, self.seq, self._touched)
+        self._stale = last if last < self.index.rows_end else -1
 
     # What a commit takes
 
@@ -153,111 +257,166 @@ class Shard:
         last = min(first + rows, self.index.rows_end)
         self._sweep = last
         found = np.empty(max(0, last - first), dtype=np.int64)
-        n = expired_rows(self.slab.headers, first, last, self._expire_ms, self.clock_ms, found)
-        headers = self.slab.headers[found[:n]]
-        for t in np.unique(headers["table"]).tolist():
-            ids = headers["id"][headers["table"] == t].astype(np.int64)
-            self.remove(t, ids)
-            self._gone[t] = np.concatenate([self._gone[t], ids])
-            self.expired[t] += ids.size
+        n = expired_rows(self.rows.arrays, self._table_arrays, first, last, self.clock_ms, found)
+        if n:
+            self._touched.expired[:] += self._drop_rows(found[:n])
 
     def take_changes(self) -> tuple[list[Block], dict[str, NDArray[np.int64]]]:
-        """Rows changed and ids gone since the last call.
+        """Rows and filter pages changed and ids gone since the last call.
 
         What is gone comes before what changed: an id may be in both.
         """
-        dirty = np.unique(self._dirty[: self._n_dirty[0]])
-        headers = self.slab.headers
-        live = dirty[(headers["live"][dirty] == 1) | (dirty < len(self.tables))]
-        tables = headers["table"][live]
-        blocks = [self.block(t, live[tables == t]) for t in np.unique(tables).tolist()]
+        dirty = np.unique(self._touched.dirty[: self._touched.n_dirty[0]])
+        live = dirty[self.rows.headers["at"][dirty] >= 0]
+        blocks = self.blocks(live)
         gone = {self.tables[t].name: ids for t, ids in enumerate(self._gone) if ids.size}
-        self._n_dirty[0] = 0
+        pages, emptied = self.filter.take_changes()
+        if pages.entries.size:
+            blocks.append(pages)
+        if emptied.size:
+            gone[FILTER] = emptied
+        self._touched.n_dirty[0] = 0
         self._gone = [_NONE] * len(self.tables)
         self.seq += 1
         return blocks, gone
 
-    def block(self, table: int, rows: NDArray[np.int64]) -> Block:
-        """Some rows of one table as the codec's entries, in the order given."""
-        dim = self.tables[table].dim
-        headers = self.slab.headers[rows]
-        entries = np.zeros(rows.size, dtype=codec.entry_dtype(dim, optimizers.STATE_WIDTH if self.learning else 0))
+    def parts(self) -> dict[str, bytes]:
+        """What a commit carries of the shard besides rows: layouts with plans, and where the filter's ring stands."""
+        return {"layouts": self.layouts.to_json(), "filter": self.filter.state_json()}
+
+    def by_layout(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The rows in groups of one table and one layout, the order kept inside."""
+        headers = self.rows.headers[rows]
+        keys = headers["table"].astype(np.int64) << 16 | headers["layout"]
+        return [rows[keys == key] for key in np.unique(keys).tolist()]
+
+    def describe(self, rows: NDArray[np.int64]) -> dict[str, object]:
+        """What rows of one table and layout are: for people, and for the head of a dump."""
+        header = self.rows.headers[rows[0]]
+        layout = int(header["layout"])
+        name = self.tables[int(header["table"])].name
+        return {"table": name, "layout": layout, "dim": int(self._layouts.dims[layout]), "rows": int(rows.size)}
+
+    def blocks(self, rows: NDArray[np.int64]) -> list[Block]:
+        """Some rows as the codec's entries: a block for each table and layout, the order kept inside."""
+        return [self._block(group) for group in self.by_layout(rows)]
+
+    def _block(self, rows: NDArray[np.int64]) -> Block:
+        headers = self.rows.headers[rows]
+        table = self.tables[int(headers["table"][0])]
+        layout = int(headers["layout"][0])
+        dim = int(self._layouts.dims[layout])
+        state = table.state_width(dim) if self.learning else 0
+        entries = np.zeros(rows.size, dtype=codec.entry_dtype(dim, state))
         entries["version"] = codec.VERSION
         entries["flags"] = np.where(rows < len(self.tables), codec.COLD, 0)
-        entries["dim"] = dim
-        for name in ("id", "seq", "last_seen", "count"):
+        for name in ("id", "layout", "seq", "last_seen", "count"):
             entries[name] = headers[name]
-        data = self.slab.data[rows]
-        entries["values"] = data[:, : 1 + dim]
-        if self.learning:
-            entries["state"] = data[:, 1 + self.dim :]
-        return Block(self.tables[table].name, entries)
+        strip = self.rows.memory[headers["at"][:, None] + np.arange(1 + dim + state)]
+        entries["values"] = strip[:, : 1 + dim]
+        entries["state"] = strip[:, 1 + dim :]
+        return Block(table.name, entries)
 
     # What a commit brings
 
     def apply(self, block: Block) -> None:
-        """Sets the rows of a block. Idempotent.
-
-        A table that is not among this shard's is left out. Of rows of another width, the numbers that both have are
-        kept.
-        """
+        """Sets the rows of a block, or pages of the filter. Idempotent. A table that is not here is left out."""
+        if block.table == FILTER:
+            if self.learning:
+                self.filter.apply(block)
+            return
         table = self.number.get(block.table)
         if table is None or not block.entries.size:
             return
-        entries = block.entries
-        cold = entries["flags"] & codec.COLD != 0
-        rows = np.full(entries.size, table, dtype=np.int64)
-        ids = np.ascontiguousarray(entries["id"][~cold]).astype(np.int64)
-        self.slab.reserve(self.index.rows_end + ids.size)
+        for layout in np.unique(block.entries["layout"]).tolist():
+            self._apply(table, int(layout), block.entries[block.entries["layout"] == layout])
+
+    def _apply(self, table: int, layout: int, entries: NDArray[np.void]) -> None:
+        dim = entries["values"].shape[1] - 1
+        if layout >= self._layouts.dims.size or self._layouts.widths[layout] == 0 or self._layouts.dims[layout] != dim:
+            return  # of a table of this name that was dropped since
+        width = int(self._layouts.widths[layout])
+        ids = np.ascontiguousarray(entries["id"]).astype(np.int64)
+        cold = np.asarray(entries["flags"] & codec.COLD != 0)
+        self.rows.reserve(self.index.rows_end + ids.size, ids.size * width)
         found = np.empty(ids.size, dtype=np.int64)
         done = 0
-        while (done := upsert(self.index.arrays, self.slab.headers, table, ids, found, self.counts, done)) < ids.size:
+        while (
+            done := upsert(
+                self.index.arrays, self.rows.arrays, self._layouts, table, layout, cold, ids, found, self.counts, done
+            )
+        ) < ids.size:
             self.index.grow()
-        rows[~cold] = found
-        headers = self.slab.headers
+        headers = self.rows.headers
         for name in ("seq", "last_seen", "count"):
-            headers[name][rows] = entries[name]
-        data = self.slab.data
-        width = 1 + min(self.tables[table].dim, entries["values"].shape[1] - 1)
-        data[rows, :width] = entries["values"][:, :width]
-        data[rows, width : 1 + self.dim] = 0.0  # a row may have belonged to a wider table before
+            headers[name][found] = entries[name]
+        at = headers["at"][found][:, None]
+        self.rows.memory[at + np.arange(1 + dim)] = entries["values"]
         if self.learning:
-            data[rows, 1 + self.dim :] = entries["state"]
+            self.rows.memory[at + np.arange(1 + dim, width)] = entries["state"]
 
     def remove(self, table: int, ids: NDArray[np.int64]) -> None:
         """Removes rows. Idempotent."""
-        rows = self.index.remove(table, ids)
-        rows = rows[rows >= 0]
-        self.slab.headers["live"][rows] = 0
-        self.counts[table] -= rows.size
+        self.counts[table] -= forget(self.rows.arrays, self._layouts, self.index.remove(table, ids))
 
     def clear(self, table: int) -> None:
-        """Removes all rows of a table and makes its cold row new."""
-        self.remove(table, self.table_ids(table))
-        self._make_cold(table)
+        """Removes every row of a table and makes its cold row a new one."""
+        first, last = len(self.tables), self.index.rows_end
+        headers = self.rows.headers[first:last]
+        self.remove(table, headers["id"][(headers["at"] >= 0) & (headers["table"] == table)].astype(np.int64))
+        self.rows.reserve(last, self._widest)
+        make_row(self.rows.arrays, self._layouts, self._table_arrays, table, table, 0, self.learning)
 
     # What readers ask
 
     def live_rows(self, table: int) -> NDArray[np.int64]:
-        """The rows of one table that are there and not expired, sorted by id as unsigned: int64[n].
+        """The rows of one table that are there and not expired, by id as unsigned: int64[n].
 
         The cold row is not one.
         """
         first, last = len(self.tables), self.index.rows_end
-        headers = self.slab.headers[first:last]
-        mask = (headers["live"] == 1) & (headers["table"] == table)
-        mask &= self.clock_ms - headers["last_seen"] <= self._expire_ms[table]
+        headers = self.rows.headers[first:last]
+        mask = (headers["at"] >= 0) & (headers["table"] == table)
+        mask &= self.clock_ms - headers["last_seen"] <= self._table_arrays.expire_ms[table]
         rows = np.flatnonzero(mask) + first
-        return rows[np.argsort(self.slab.headers["id"][rows].view(np.uint64))]
+        return rows[np.argsort(self.rows.headers["id"][rows].view(np.uint64))]
 
-    def table_ids(self, table: int) -> NDArray[np.int64]:
-        """The ids that have a row in one table, expired ones included: int64[n]."""
-        first, last = len(self.tables), self.index.rows_end
-        headers = self.slab.headers[first:last]
-        mask = (headers["live"] == 1) & (headers["table"] == table)
-        return np.array(headers["id"][mask], dtype=np.int64)
+    def widths(self, table: int) -> dict[str, int]:
+        """How many rows of a table, those that are there and not expired, keep how many numbers of the vector."""
+        layouts = self.rows.headers["layout"][self.live_rows(table)]
+        dims, counts = np.unique(self._layouts.dims[layouts], return_counts=True)
+        return {str(dim): int(count) for dim, count in zip(dims.tolist(), counts.tolist(), strict=True)}
+
+    def settle(self) -> None:
+        """Re-encodes every row that the present plans have otherwise, as a dump shows them."""
+        self._stale = 0
+        while self._stale >= 0:
+            self._reencode(1 << 16)
+
+    def stored_bytes(self, table: int) -> int:
+        """About how many bytes the rows of a table take as they are stored, ids included."""
+        settings = self.tables[table]
+        dim = (
+            settings.dim if settings.name not in self.layouts.plans else len(self.layouts.plans[settings.name].kept[0])
+        )
+        return int(self.counts[table]) * (
+            codec.HEADER_BYTES + codec.ID_BYTES + 4 * (1 + dim + settings.state_width(dim))
+        )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the rows in use and of their index."""
-        return self.index.rows_end * self.slab.row_bytes + self.index.nbytes
+        """Bytes of the rows in use, of their index and of the filter."""
+        return self.index.rows_end * 40 + self.rows.memory_bytes + self.index.nbytes + self.filter.nbytes
+
+
+def _table_arrays(tables: Sequence[TableSettings], seed: int) -> TableArrays:
+    return TableArrays(
+        dims=np.array([t.dim for t in tables], dtype=np.int64),
+        expire_ms=np.array([t.expire_after or NEVER_MS for t in tables], dtype=np.int64),
+        seeds=np.array([xxhash.xxh3_64_intdigest(t.name.encode(), seed) for t in tables], dtype=np.uint64),
+        optimizers=np.array([optimizers.KINDS[t.optimizer] for t in tables], dtype=np.int64),
+        rates=np.array([(t.linear_learning_rate, t.learning_rate) for t in tables], dtype=np.float32),
+        knobs=np.array([(t.init_std, t.initial_accumulator, t.l1, t.l2, t.beta) for t in tables], dtype=np.float64),
+        admit_after=np.array([t.admit_after for t in tables], dtype=np.int64),
+        chances=np.array([chance_of(t.admit_after) if t.admission == "probability" else 0.0 for t in tables]),
+    )

@@ -1,192 +1,300 @@
-"""Sightings of ids: counted, new ids given rows, rows set or found expired."""
+"""Sightings of ids: counted, admitted or not, given rows, re-encoded when their frequency block changes."""
 
-import math
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store.table import IndexArrays, find, insert, mix
+from embedding_store.admission import FilterArrays, drawn, sight
+from embedding_store.initial import initial_value
+from embedding_store.layout import LayoutArrays, layout_of
+from embedding_store.lookup import TableArrays
+from embedding_store.optimizers import ADAGRAD_ELEMENTWISE, FIRST, FIXED, FTRL, PER, STD, start_ftrl, start_state
+from embedding_store.rows import RowArrays, allocate, release
+from embedding_store.table import IndexArrays, find, insert
+
+
+class TouchArrays(NamedTuple):
+    """What a batch of sightings changes besides rows.
+
+    Attributes:
+        dirty: int64[·], rows changed since the last commit; has room for 2 N more.
+        n_dirty: int64[1], how many.
+        counts: int64[T], rows of each table.
+        admitted: int64[T], ids that got a row.
+        filtered: int64[T], sightings of ids that did not get one.
+        expired: int64[T], rows that started afresh.
+        resume: int64[2], where to go on after growth: (example, field), and the occurrence that is admitted already.
+    """
+
+    dirty: NDArray[np.int64]
+    n_dirty: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    admitted: NDArray[np.int64]
+    filtered: NDArray[np.int64]
+    expired: NDArray[np.int64]
+    resume: NDArray[np.int64]
 
 
 @numba.njit(inline="always", cache=True)
-def _initial(
-    data: NDArray[np.float32], row: int, seed: np.uint64, key: int, dim: int, std: float, accumulator: float
+def _mark(rows: RowArrays, row: int, seq: int, touched: TouchArrays) -> None:
+    if rows.headers[row].seq != seq:
+        rows.headers[row].seq = seq
+        touched.dirty[touched.n_dirty[0]] = row
+        touched.n_dirty[0] += 1
+
+
+@numba.njit(cache=True)
+def make_row(
+    rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, row: int, table: int, key: int, learning: bool
 ) -> None:
-    """A new row: linear weight 0, vector of normal values that depend on seed and id alone, fresh accumulators."""
-    for k in range(data.shape[1]):
-        data[row, k] = np.float32(0.0)
-    x = mix(np.uint64(key) ^ seed)
-    for k in range(1, dim + 1, 2):
-        x = mix(x + np.uint64(0x9E3779B97F4A7C15))
-        a = (np.float64(x >> np.uint64(32)) + 1.0) / 4294967297.0
-        b = np.float64(x & np.uint64(0xFFFFFFFF)) / 4294967296.0
-        radius = std * math.sqrt(-2.0 * math.log(a))
-        data[row, k] = np.float32(radius * math.cos(2.0 * math.pi * b))
-        if k < dim:
-            data[row, k + 1] = np.float32(radius * math.sin(2.0 * math.pi * b))
-    data[row, data.shape[1] - 2] = np.float32(accumulator)
-    data[row, data.shape[1] - 1] = np.float32(accumulator)
+    """Sets a row to what a new id of its table has, under the layout of count 0."""
+    layout = layout_of(layouts, table, 0)
+    at = allocate(rows, layouts.widths[layout])
+    header = rows.headers[row]
+    header.id = key
+    header.at = at
+    header.table = table
+    header.layout = layout
+    header.count = 0
+    header.last_seen = 0
+    values = 1 + layouts.dims[layout]
+    rows.memory[at] = np.float32(0.0)
+    for i in range(values - 1):
+        value = 0.0
+        if row >= tables.dims.size:
+            value = initial_value(tables.seeds[table], key, layouts.kept[layout, i], tables.knobs[table, STD])
+        rows.memory[at + 1 + i] = np.float32(value)
+    if learning:
+        start_state(rows.memory, at, values, table, tables)
 
 
-@numba.njit(inline="always", cache=True)
-def _mark(headers: NDArray[np.void], row: int, seq: int, dirty: NDArray[np.int64], n: NDArray[np.int64]) -> None:
-    if headers[row].seq != seq:
-        headers[row].seq = seq
-        dirty[n[0]] = row
-        n[0] += 1
+@numba.njit(cache=True)
+def reencode(
+    rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, row: int, layout: int, learning: bool
+) -> None:
+    """Moves a row into another layout: kept numbers go along with their state, new ones begin as at birth."""
+    header = rows.headers[row]
+    memory = rows.memory
+    table = int(header.table)
+    old_layout, old = np.int64(header.layout), header.at
+    old_values, values = 1 + layouts.dims[old_layout], 1 + layouts.dims[layout]
+    at = allocate(rows, layouts.widths[layout])
+    kind = tables.optimizers[table]
+    fixed, per = FIXED[kind], PER[kind]
+    if learning:
+        for i in range(fixed):
+            memory[at + values + i] = memory[old + old_values + i]
+    for i in range(values):
+        place = 0
+        if i > 0:
+            k = layouts.kept[layout, i - 1]
+            place = layouts.places[old_layout, k] + 1 if layouts.places[old_layout, k] >= 0 else -1
+        if place >= 0:
+            memory[at + i] = memory[old + place]
+            if learning:
+                for p in range(per):
+                    memory[at + values + fixed + p * values + i] = memory[
+                        old + old_values + fixed + p * old_values + place
+                    ]
+            continue
+        value = 0.0
+        if row >= tables.dims.size:
+            value = initial_value(tables.seeds[table], header.id, layouts.kept[layout, i - 1], tables.knobs[table, STD])
+        memory[at + i] = np.float32(value)
+        if learning:
+            for p in range(per):
+                memory[at + values + fixed + p * values + i] = np.float32(0.0)
+            if kind == ADAGRAD_ELEMENTWISE:
+                memory[at + values + i] = np.float32(tables.knobs[table, FIRST])
+            elif kind == FTRL:
+                start_ftrl(memory, at, values, i, table, tables)
+    release(rows, old, layouts.widths[old_layout])
+    header.at = at
+    header.layout = layout
+
+
+@numba.njit(cache=True)
+def _admits(filters: FilterArrays, tables: TableArrays, table: int, key: int, origin: np.uint64) -> bool:
+    """Whether this sighting gives an id its row; counts it where sightings are counted."""
+    if tables.chances[table] > 0:
+        return drawn(tables.seeds[table], key, origin, tables.chances[table])
+    if tables.admit_after[table] <= 1:
+        return True
+    return bool(sight(filters, tables.seeds[table], key) >= tables.admit_after[table])
 
 
 @numba.njit(nogil=True, cache=True)
 def touch(
     index: IndexArrays,
-    headers: NDArray[np.void],
-    data: NDArray[np.float32],
+    rows: RowArrays,
+    layouts: LayoutArrays,
+    tables: TableArrays,
+    filters: FilterArrays,
+    touched: TouchArrays,
     ids: NDArray[np.int64],
     missing: NDArray[np.bool_],
     offsets: NDArray[np.int64],
-    tables: NDArray[np.int64],
+    fields: NDArray[np.int64],
     times_ms: NDArray[np.int64],
-    expire_ms: NDArray[np.int64],
+    origins: NDArray[np.uint64],
     clock_ms: int,
-    seeds: NDArray[np.uint64],
-    dims: NDArray[np.int64],
-    starts: NDArray[np.float64],
     seq: int,
-    dirty: NDArray[np.int64],
-    n_dirty: NDArray[np.int64],
     scored: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    admitted: NDArray[np.int64],
-    expired: NDArray[np.int64],
-    start: int,
-) -> int:
-    """Counts every sighting, gives absent ids their rows, and marks what changed.
+    updated: NDArray[np.int64],
+) -> bool:
+    """Counts every sighting, gives admitted ids their rows, and marks what changed.
 
-    A row past its expiry starts afresh.
+    A row past its expiry counts as absent; once its id is admitted again, it starts afresh.
 
     Args:
-        index: Of the shard; rows for all N ids are to be had.
-        headers: HEADER[rows].
-        data: float32[rows, 1 + K + S].
+        index: Of the shard.
+        rows: Of the shard; N rows and their strips are to be had.
+        layouts: Of the shard.
+        tables: Of the shard.
+        filters: The admission filter.
+        touched: What changes besides rows.
         ids: int64[N].
         missing: bool[N]; such a sighting counts for the cold row.
         offsets: int64[B * F + 1].
-        tables: int64[F].
+        fields: int64[F], table of each field.
         times_ms: int64[B].
-        expire_ms: int64[T].
+        origins: uint64[B], where each example came from.
         clock_ms: Highest event time learned from before.
-        seeds: uint64[T], of initial values.
-        dims: int64[T].
-        starts: float64[T, 2], deviation of a new vector and initial accumulator.
         seq: Number of the commit in the making.
-        dirty: int64[·], rows changed since the last commit; has room for 2 N more.
-        n_dirty: int64[1], how many.
         scored: int64[N], the row that scored each occurrence.
-        rows: int64[N], -1 where not done yet; filled with the ids' own rows.
-        counts: int64[T], rows of each table.
-        admitted: int64[T], ids that got a row.
-        expired: int64[T], rows that started afresh.
-        start: First (example, field) to do.
+        updated: int64[N], -1 where not done yet; filled with the ids' own rows, the cold row for those without.
 
     Returns:
-        The first (example, field) not done, because the index must grow first; B * F if all are.
+        Whether all was done. If not, let the index grow and call again: it goes on where it was.
     """
-    for s in range(start, offsets.size - 1):
-        table = tables[s % tables.size]
-        time_ms = times_ms[s // tables.size]
+    headers = rows.headers
+    for s in range(touched.resume[0], offsets.size - 1):
+        table = fields[s % fields.size]
+        example = s // fields.size
         for j in range(offsets[s], offsets[s + 1]):
-            if rows[j] >= 0:
-                continue  # counted before the arrays had to grow
-            row = table
-            if scored[j] == table:
-                _mark(headers, table, seq, dirty, n_dirty)
-            if not missing[j]:
-                row = scored[j]
-                if row == table:
+            if updated[j] >= 0:
+                continue
+            row = scored[j]
+            if row == table:
+                _mark(rows, table, seq, touched)
+                if not missing[j]:
                     row = find(index, table, ids[j])
-                    fresh = row < 0
-                    if fresh:
-                        row = insert(index, table, ids[j])
-                        if row < 0:
-                            return s
-                        counts[table] += 1
-                        admitted[table] += 1
-                    elif clock_ms - headers[row].last_seen > expire_ms[table]:
-                        fresh = True
-                        admitted[table] += 1
-                        expired[table] += 1
-                    if fresh:
-                        headers[row].id = ids[j]
-                        headers[row].table = table
-                        headers[row].live = 1
-                        headers[row].count = 0
-                        headers[row].last_seen = time_ms
-                        headers[row].seq = seq - 1
-                        _initial(data, row, seeds[table], ids[j], dims[table], starts[table, 0], starts[table, 1])
-                _mark(headers, row, seq, dirty, n_dirty)
-            rows[j] = row
+                    stale = row >= 0 and clock_ms - headers[row].last_seen > tables.expire_ms[table]
+                    if row < 0 or stale:
+                        if j != touched.resume[1] and not _admits(
+                            filters, tables, table, ids[j], origins[example] + np.uint64(s % fields.size)
+                        ):
+                            touched.filtered[table] += 1
+                            row = table
+                        else:
+                            if stale:
+                                release(rows, headers[row].at, layouts.widths[np.int64(headers[row].layout)])
+                                touched.expired[table] += 1
+                            else:
+                                row = insert(index, table, ids[j])
+                                if row < 0:
+                                    touched.resume[0] = s
+                                    touched.resume[1] = j
+                                    return False
+                                touched.counts[table] += 1
+                            touched.admitted[table] += 1
+                            make_row(rows, layouts, tables, row, table, ids[j], True)
+                            headers[row].last_seen = times_ms[example]
+                            headers[row].seq = seq - 1
+            _mark(rows, row, seq, touched)
+            updated[j] = row
             headers[row].count += 1
-            if time_ms > headers[row].last_seen:
-                headers[row].last_seen = time_ms
-    return offsets.size - 1
+            if times_ms[example] > headers[row].last_seen:
+                headers[row].last_seen = times_ms[example]
+            present = layout_of(layouts, table, np.int64(headers[row].count))
+            if present != headers[row].layout:
+                reencode(rows, layouts, tables, row, present, True)
+    touched.resume[0] = 0
+    touched.resume[1] = -1
+    return True
 
 
 @numba.njit(nogil=True, cache=True)
 def upsert(
     index: IndexArrays,
-    headers: NDArray[np.void],
+    rows: RowArrays,
+    layouts: LayoutArrays,
     table: int,
+    layout: int,
+    cold: NDArray[np.bool_],
     ids: NDArray[np.int64],
-    rows: NDArray[np.int64],
+    found: NDArray[np.int64],
     counts: NDArray[np.int64],
     start: int,
 ) -> int:
-    """Finds or makes the rows of some ids of one table, without counting.
+    """Finds or makes the rows of some ids of one table, with strips of one layout, without counting.
 
     Args:
         index: Of the shard.
-        headers: HEADER[rows].
+        rows: Of the shard; n rows and their strips are to be had.
+        layouts: Of the shard.
         table: Number of the table.
+        layout: What the rows are to be written in.
+        cold: bool[n], whether the cold row is meant.
         ids: int64[n].
-        rows: int64[n], filled.
+        found: int64[n], filled.
         counts: int64[T], rows of each table.
         start: First id to do.
 
     Returns:
         The first id not done, because the index must grow first; n if all are.
     """
+    headers = rows.headers
     for i in range(start, ids.size):
-        row = find(index, table, ids[i])
+        row = table if cold[i] else find(index, table, ids[i])
         if row < 0:
             row = insert(index, table, ids[i])
             if row < 0:
                 return i
             counts[table] += 1
-            headers[row].id = ids[i]
-            headers[row].table = table
-            headers[row].live = 1
-        rows[i] = row
+            headers[row].at = -1
+        if headers[row].at >= 0 and headers[row].layout != layout:
+            release(rows, headers[row].at, layouts.widths[np.int64(headers[row].layout)])
+            headers[row].at = -1
+        if headers[row].at < 0:
+            headers[row].at = allocate(rows, layouts.widths[layout])
+        headers[row].id = 0 if cold[i] else ids[i]
+        headers[row].table = table
+        headers[row].layout = layout
+        found[i] = row
     return ids.size
 
 
 @numba.njit(nogil=True, cache=True)
+def forget(rows: RowArrays, layouts: LayoutArrays, removed: NDArray[np.int64]) -> int:
+    """Gives back the strips of rows that left the index: int64[n], -1 where there was none.
+
+    Says how many there were.
+    """
+    count = 0
+    for i in range(removed.size):
+        row = removed[i]
+        if row >= 0:
+            header = rows.headers[row]
+            release(rows, header.at, layouts.widths[np.int64(header.layout)])
+            header.at = -1
+            count += 1
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
 def expired_rows(
-    headers: NDArray[np.void],
-    first: int,
-    last: int,
-    expire_ms: NDArray[np.int64],
-    clock_ms: int,
-    out: NDArray[np.int64],
+    rows: RowArrays, tables: TableArrays, first: int, last: int, clock_ms: int, out: NDArray[np.int64]
 ) -> int:
     """Looks for rows past their expiry.
 
     Args:
-        headers: HEADER[rows].
+        rows: Of the shard.
+        tables: Of the shard.
         first: First row to look at.
         last: One past the last.
-        expire_ms: int64[T].
         clock_ms: Highest event time learned from.
         out: int64[last - first], filled with those found.
 
@@ -195,7 +303,32 @@ def expired_rows(
     """
     n = 0
     for row in range(first, last):
-        if headers[row].live and clock_ms - headers[row].last_seen > expire_ms[headers[row].table]:
+        header = rows.headers[row]
+        if header.at >= 0 and clock_ms - header.last_seen > tables.expire_ms[np.int64(header.table)]:
             out[n] = row
             n += 1
     return n
+
+
+@numba.njit(nogil=True, cache=True)
+def reencode_stale(
+    rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, first: int, last: int, seq: int, touched: TouchArrays
+) -> None:
+    """Re-encodes those of some rows that the present plan has otherwise, and marks them as changed.
+
+    Args:
+        rows: Of the shard; strips for all of them are to be had.
+        layouts: Of the shard.
+        tables: Of the shard.
+        first: First row to look at.
+        last: One past the last.
+        seq: Number of the commit in the making.
+        touched: Takes the marks.
+    """
+    for row in range(first, last):
+        header = rows.headers[row]
+        if header.at >= 0:
+            present = layout_of(layouts, np.int64(header.table), np.int64(header.count))
+            if present != header.layout:
+                reencode(rows, layouts, tables, row, present, True)
+                _mark(rows, row, seq, touched)

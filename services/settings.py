@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from embedding_store.settings import Duration, Section, StoreSettings, TableSettings
+from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings
 from trainer.settings import (
     Definition,
     EventsSettings,
@@ -58,6 +58,7 @@ class Settings(BaseSettings):
 
     store: StoreSettings = StoreSettings()
     events: EventsSettings = EventsSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     tables: tuple[TableSettings, ...] = ()
     features: tuple[FeatureSettings, ...] = ()
     tasks: tuple[TaskSettings, ...] = ()
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
 
     def definition(self) -> Definition:
         """What defines a prediction under these settings."""
-        return define(self.tables, self.features, self.tasks, self.model, self.trainer.seed)
+        return define(self.tables, self.features, self.tasks, self.model, self.trainer.seed, self.admission)
 
     @classmethod
     def settings_customise_sources(

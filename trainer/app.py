@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedding_store.bootstrap import Snapshot, Tables
+from embedding_store.bootstrap import Schema, Snapshot
 from embedding_store.commit import Commit
 from embedding_store.dump import write_dump
 from embedding_store.errors import LineageBroken, StoreEmptied, StoreUnavailable
@@ -111,9 +111,9 @@ class Trainer:
 
     def _restore(self) -> None:
         configured = self._config.definition
-        snapshot = self._owner.open(self._tables)
+        snapshot = self._owner.open(self._schema)
         definition = reconcile(configured, snapshot.definition if snapshot else b"")
-        shard = snapshot.shard if snapshot else Shard(definition.tables, definition.seed)
+        shard = snapshot.shard if snapshot else Shard(definition.tables, definition.seed, True, definition.admission)
         self._learner = Learner(definition, shard)
         self._definition = definition.to_json()
         fresh = self._learner.load_parts(snapshot.parts if snapshot else {})
@@ -139,9 +139,9 @@ class Trainer:
             self._commit()
         _log.info("restored commit %s: %d rows", self._owner.head, int(shard.counts.sum()))
 
-    def _tables(self, stored: bytes) -> Tables:
+    def _schema(self, stored: bytes) -> Schema:
         definition = reconcile(self._config.definition, stored)
-        return (*definition.tables, *definition.retired), definition.seed
+        return Schema((*definition.tables, *definition.retired), definition.seed, definition.admission)
 
     def _open_source(self, stored: dict[str, Any]) -> None:
         positions = {
@@ -279,7 +279,7 @@ class Trainer:
             positions=self._positions_json(),
             blocks=blocks,
             gone=gone,
-            parts=self._learner.parts(),
+            parts={**self._learner.parts(), **shard.parts()},
             appended=tuple(_coarser(self._appended).items()),
             examples=self._examples,
         )

@@ -90,13 +90,16 @@ def evaluate(
         batch_size: A batch closes with the list that reaches so many examples, and never splits a list.
     """
     compile_kernels(definition)
-    learner = Learner(definition, Shard(definition.tables, definition.seed))
+    learner = Learner(definition, Shard(definition.tables, definition.seed, True, definition.admission))
     labels, scores, truths = [], [], []
     waiting: Batch | None = None
+    lists = 0
     seconds = 0.0
     for columns, truth in stream:
         start = time.perf_counter()
-        batch = learner.scorer.featurizer.featurize(columns)
+        origins = np.arange(lists, lists + columns.sizes.size, dtype=np.uint64)
+        lists += columns.sizes.size
+        batch = learner.scorer.featurizer.featurize(columns, origins)
         parts = (batch if waiting is None else Batch.join([waiting, batch])).cuts(batch_size)
         waiting = parts.pop() if len(parts[-1]) < batch_size else None
         for part in parts:

@@ -49,6 +49,7 @@ class Batch:
         labels: float32[B, T], NaN where absent.
         weights: float32[B].
         sizes: int64[L].
+        origins: uint64[B], where each example came from; the same whenever it is read again.
     """
 
     occurrences: Occurrences
@@ -57,6 +58,7 @@ class Batch:
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
     sizes: NDArray[np.int64]
+    origins: NDArray[np.uint64]
 
     def __len__(self) -> int:
         return self.times_ms.size
@@ -77,6 +79,7 @@ class Batch:
             self.labels[a:b],
             self.weights[a:b],
             self.sizes[first:last],
+            self.origins[a:b],
         )
 
     def cuts(self, size: int) -> list["Batch"]:
@@ -107,6 +110,7 @@ class Batch:
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.weights for part in parts]),
             np.concatenate([part.sizes for part in parts]),
+            np.concatenate([part.origins for part in parts]),
         )
 
 
@@ -166,8 +170,12 @@ class Featurizer:
         self.means = np.array([f.pooling == "mean" for f in self.fields], dtype=np.bool_)
         self._strings = _Strings()
 
-    def featurize(self, columns: Columns) -> Batch:
+    def featurize(self, columns: Columns, origins: NDArray[np.uint64] | None = None) -> Batch:
         """The batch of some columns.
+
+        Args:
+            columns: L lists.
+            origins: uint64[L], where each list came from; needed only to learn from them.
 
         Raises:
             BadValue: At the first value that its field cannot take.
@@ -203,7 +211,13 @@ class Featurizer:
                 values = np.copysign(np.log1p(np.abs(values)), values)
             numbers[:, m] = self._spread(values, feature, columns)
         return Batch(
-            self._occurrences(single, ragged, total), numbers, times, columns.labels, columns.weights, columns.sizes
+            self._occurrences(single, ragged, total),
+            numbers,
+            times,
+            columns.labels,
+            columns.weights,
+            columns.sizes,
+            _origins_of(columns.sizes, origins),
         )
 
     def _occurrences(
@@ -321,3 +335,12 @@ def _bucketed(feature: FeatureSettings, values: NDArray[np.float64]) -> tuple[ND
     """Ids 0 to n of n edges: how many edges a value reaches."""
     missing = np.isnan(values)
     return np.searchsorted(np.array(feature.buckets), values, side="right").astype(np.int64) * ~missing, missing
+
+
+def _origins_of(sizes: NDArray[np.int64], origins: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
+    """A number for each example, from its list's and its place in the list."""
+    ends = np.cumsum(sizes)
+    place = np.arange(int(ends[-1]) if ends.size else 0) - np.repeat(ends - sizes, sizes)
+    lists = np.zeros(sizes.size, dtype=np.uint64) if origins is None else origins
+    mixed = np.repeat(lists, sizes) * np.uint64(0x9E3779B97F4A7C15) + place.astype(np.uint64) * np.uint64(0x100000001B3)
+    return mixed.astype(np.uint64)

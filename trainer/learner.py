@@ -126,6 +126,7 @@ class Learner:
             self.scorer.featurizer.tables,
             self.scorer.featurizer.means,
             batch.times_ms,
+            batch.origins,
         )
         self._observe(batch.numbers)
         return sigmoid(logits.detach().numpy())

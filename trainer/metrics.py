@@ -10,8 +10,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from embedding_store.codec import entry_dtype
-from embedding_store.optimizers import STATE_WIDTH
 from embedding_store.shard import Shard
 from trainer.validation import Progress, Quality
 
@@ -52,9 +50,7 @@ class TrainerMetrics:
         self._batch = Histogram(
             "dolmen_batch_examples", "Examples of a batch.", buckets=[2**k for k in range(13)], registry=r
         )
-        self.stages = Counter(
-            "dolmen_trainer_stage_seconds", "Where the trainer's time goes.", ["stage"], registry=r
-        )
+        self.stages = Counter("dolmen_trainer_stage_seconds", "Where the trainer's time goes.", ["stage"], registry=r)
         self._ids = _Ids()
         r.register(self._ids)
         for task in tasks:
@@ -78,7 +74,7 @@ class TrainerMetrics:
         for t, table in enumerate(shard.tables):
             rows = int(shard.counts[t])
             self._rows.labels(table.name).set(rows)
-            self._bytes.labels(table.name).set(rows * entry_dtype(table.dim, STATE_WIDTH).itemsize)
+            self._bytes.labels(table.name).set(shard.stored_bytes(t))
         self._ids.shard = shard
 
     def _set_quality(self, task: str, window: str, quality: Quality) -> None:
@@ -104,16 +100,16 @@ class _Ids(Collector):
 
     def collect(self) -> list[CounterMetricFamily]:
         """One family a counter."""
-        shard = self.shard
         families = []
         for name, text in (
-            ("dolmen_ids_admitted", "Ids that got a row."),
-            ("dolmen_ids_filtered", "Sightings of ids without a row that did not get one."),
-            ("dolmen_rows_expired", "Rows gone for not being seen."),
+            ("admitted", "dolmen_ids_admitted: Ids that got a row."),
+            ("filtered", "dolmen_ids_filtered: Sightings of ids without a row that did not get one."),
+            ("expired", "dolmen_rows_expired: Rows gone for not being seen."),
         ):
-            family = CounterMetricFamily(name, text, labels=["table"])
-            for t, table in enumerate(shard.tables if shard else ()):
-                values = {"dolmen_ids_admitted": shard.admitted, "dolmen_rows_expired": shard.expired}  # type: ignore[union-attr]  # tables are none without a shard
-                family.add_metric([table.name], float(values[name][t]) if name in values else 0.0)
+            metric, _, documentation = text.partition(": ")
+            family = CounterMetricFamily(metric, documentation, labels=["table"])
+            if self.shard is not None:
+                for table, value in zip(self.shard.tables, getattr(self.shard, name).tolist(), strict=True):
+                    family.add_metric([table.name], float(value))
             families.append(family)
         return families

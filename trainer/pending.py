@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from trainer.errors import BadRecord
 from trainer.example import examples_to_columns, parse_example
@@ -68,7 +70,7 @@ class Pending:
                 parsed.append(parse_example(record.value, self._tasks, latest))
             except BadRecord as error:
                 parsed.append(error)
-        batch = self._featurize(parsed)
+        batch = self._featurize(parsed, _origins(records))
         for record, message in zip(records, parsed, strict=True):
             if isinstance(message, BadRecord):
                 self._messages.append(Message(record, 0, message))
@@ -78,7 +80,7 @@ class Pending:
             self._batches.append(batch)
             self.examples += len(batch)
 
-    def _featurize(self, parsed: "list[dict[str, object] | BadRecord]") -> Batch | None:
+    def _featurize(self, parsed: "list[dict[str, object] | BadRecord]", origins: NDArray[np.uint64]) -> Batch | None:
         """The batch of all sound messages. A message with a value that its field cannot take becomes its fault."""
         while True:
             places = [i for i, message in enumerate(parsed) if not isinstance(message, BadRecord)]
@@ -87,7 +89,7 @@ class Pending:
             sound = [parsed[i] for i in places]
             columns = examples_to_columns(sound, self._featurizer.sources, self._tasks)  # type: ignore[arg-type]  # sound
             try:
-                return self._featurizer.featurize(columns)
+                return self._featurizer.featurize(columns, origins[places])
             except BadValue as error:
                 place, source = error.place, error.source
                 if source.startswith("item."):
@@ -128,3 +130,13 @@ class Pending:
             parts.append(batch)
             lists -= batch.sizes.size
         return Batch.join(parts) if parts else None
+
+
+def _origins(records: Sequence[Record]) -> NDArray[np.uint64]:
+    """A number for each record's topic, partition and offset."""
+    seeds = {
+        key: xxhash.xxh3_64_intdigest(f"{key[0]}/{key[1]}".encode())
+        for key in {(r.topic, r.partition) for r in records}
+    }
+    starts = np.array([seeds[r.topic, r.partition] for r in records], dtype=np.uint64)
+    return starts + np.array([r.offset for r in records], dtype=np.uint64)

@@ -3,7 +3,7 @@
 import orjson
 from pydantic import ValidationError
 
-from embedding_store.bootstrap import stored_tables
+from embedding_store.bootstrap import stored_schema
 from embedding_store.errors import DefinitionConflict
 from embedding_store.settings import TableSettings
 from trainer.settings import Definition
@@ -22,7 +22,7 @@ def reconcile(configured: Definition, stored: bytes) -> Definition:
     if not stored:
         return configured
     try:
-        tables, _ = stored_tables(stored)
+        tables = stored_schema(stored).tables
     except (ValidationError, orjson.JSONDecodeError, KeyError) as error:
         raise DefinitionConflict(f"the store's definition cannot be read by this version: {error}") from error
     wanted = {table.name: table for table in configured.tables}

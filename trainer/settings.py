@@ -6,9 +6,10 @@ import orjson
 import xxhash
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from embedding_store.settings import Duration, Section, TableSettings
+from embedding_store.settings import AdmissionSettings, Duration, Section, TableSettings
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
+_ADMISSION = AdmissionSettings()
 _TIME_SOURCES = ("time.hour", "time.weekday")
 
 
@@ -104,6 +105,7 @@ class Definition(Section):
     tasks: tuple[TaskSettings, ...]
     model: ModelSettings
     seed: int
+    admission: AdmissionSettings = AdmissionSettings()
 
     def to_json(self) -> bytes:
         """Canonical JSON: equal definitions give equal bytes."""
@@ -130,6 +132,7 @@ def define(
     tasks: tuple[TaskSettings, ...],
     model: ModelSettings,
     seed: int,
+    admission: AdmissionSettings = _ADMISSION,
 ) -> Definition:
     """Completes and cross-checks the parts of a definition.
 
@@ -165,7 +168,9 @@ def define(
         faults.append(f"model.score: there is no task {model.score!r}")
     if faults:
         raise ValueError("\n".join(faults))
-    return Definition(tables=tuple(complete), features=features, tasks=tasks, model=model, seed=seed)
+    return Definition(
+        tables=tuple(complete), features=features, tasks=tasks, model=model, seed=seed, admission=admission
+    )
 
 
 class TopicSettings(Section):

@@ -10,7 +10,7 @@ from trainer.settings import Definition
 
 def compile_kernels(definition: Definition) -> None:
     """Learns from two empty examples, with a model that is thrown away."""
-    learner = Learner(definition, Shard(definition.tables, definition.seed))
+    learner = Learner(definition, Shard(definition.tables, definition.seed, True, definition.admission))
     columns = Columns(
         sizes=np.array([2]),
         ts=np.array([0]),

@@ -13,7 +13,6 @@ from embedding_store.bootstrap import Snapshot
 from embedding_store.codec import COLD, VERSION, Block, entry_dtype
 from embedding_store.commit import Commit, CommitId
 from embedding_store.errors import BadBytes
-from embedding_store.optimizers import STATE_WIDTH
 from embedding_store.shard import Shard
 from services.ranker.metrics import RankerMetrics
 from trainer.example import request_to_columns
@@ -118,7 +117,7 @@ def compile_kernels(definition: Definition) -> None:
     """Compiles what applying a commit and scoring need; a later start finds it in Numba's cache."""
     shard = Shard(definition.tables, definition.seed, learning=False)
     table = definition.tables[0]
-    entries = np.zeros(2, dtype=entry_dtype(table.dim, STATE_WIDTH))
+    entries = np.zeros(2, dtype=entry_dtype(table.dim, table.state_width(table.dim)))
     entries["version"] = VERSION
     entries["flags"] = COLD, 0
     shard.apply(Block(table.name, entries))

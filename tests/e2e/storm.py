@@ -175,7 +175,7 @@ class Store:
         """Sum of the rows' sightings, cold rows (which count missing values) included."""
         snapshot = bootstrap(self.log, learning=True)
         assert snapshot is not None
-        return int(snapshot.shard.slab.headers["count"][: snapshot.shard.index.rows_end].sum())
+        return int(snapshot.shard.rows.headers["count"][: snapshot.shard.index.rows_end].sum())
 
 
 def write_stream(bootstrap_servers: str, topic: str, examples: int, partitions: int = 1) -> int:

@@ -1,0 +1,173 @@
+"""Layouts: which numbers the rows of a table hold, by how often their id was seen.
+
+A row holds its linear weight, then the numbers of its vector that its layout keeps, then the optimizer's state.
+Without a plan a table has one layout that keeps all. A plan gives each frequency block (a range of counts) a layout
+of its own, so a cold id may hold 2 numbers and a hot one 16. Layouts are never renumbered: a row says under which one
+it was written, and is read as the present plan has it, whether it was re-encoded already or not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from embedding_store.errors import BadBytes
+from embedding_store.settings import TableSettings
+
+
+class LayoutArrays(NamedTuple):
+    """What the kernels see.
+
+    Attributes:
+        dims: int64[L], how many numbers of the vector a layout keeps.
+        kept: int64[L, K], which ones, in rising order; -1 behind them.
+        places: int64[L, K], where a number of the vector lies in a row; -1 if it is not kept.
+        widths: int64[L], float32 numbers of a row, state included.
+        starts: int64[T + 1], blocks of each table.
+        bounds: int64[·], count from which a block holds; 0 for a table's first.
+        blocks: int64[·], layout of each block.
+    """
+
+    dims: NDArray[np.int64]
+    kept: NDArray[np.int64]
+    places: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+
+
+@numba.njit(inline="always", cache=True)
+def layout_of(layouts: LayoutArrays, table: int | np.int64, count: int | np.int64) -> int:
+    """The layout that the present plan gives to a row of a table that was seen so often."""
+    block = layouts.starts[table]
+    last = layouts.starts[table + 1] - 1
+    while block < last and count >= layouts.bounds[block + 1]:
+        block += 1
+    return int(layouts.blocks[block])
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """A dimension plan of one table.
+
+    Attributes:
+        bounds: Counts at which a new block begins, rising; the first block begins at 0 and is not listed.
+        kept: Numbers of the vector that each block keeps, rising; one more than bounds.
+        matrix: K x K, applied to the rebuilt vector; None for none.
+    """
+
+    bounds: tuple[int, ...]
+    kept: tuple[tuple[int, ...], ...]
+    matrix: tuple[tuple[float, ...], ...] | None = None
+
+    def faults(self, dim: int) -> list[str]:
+        """What is wrong with it for vectors of `dim` numbers, one sentence each."""
+        found = []
+        if len(self.kept) != len(self.bounds) + 1:
+            found.append(
+                f"`kept` must list {len(self.bounds) + 1} blocks, one more than `bounds`, got {len(self.kept)}"
+            )
+        if list(self.bounds) != sorted(set(self.bounds)) or any(b < 1 for b in self.bounds):
+            found.append("`bounds` must rise, from 1 on")
+        for place, kept in enumerate(self.kept):
+            if list(kept) != sorted(set(kept)) or any(not 0 <= k < dim for k in kept) or not kept:
+                found.append(f"`kept[{place}]` must name at least one number from 0 to {dim - 1}, in rising order")
+        if self.matrix is not None and (len(self.matrix) != dim or any(len(row) != dim for row in self.matrix)):
+            found.append(f"`matrix` must be {dim} x {dim}")
+        return found
+
+
+@dataclass(slots=True)
+class Layouts:
+    """All layouts of a shard, and the present plan of each table.
+
+    Args:
+        tables: Settings by number.
+        learning: Whether rows hold optimizer state.
+    """
+
+    tables: Sequence[TableSettings]
+    learning: bool
+    known: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    plans: dict[str, TablePlan] = field(default_factory=dict)
+
+    def arrays(self) -> LayoutArrays:
+        """What the kernels take, for the present plans. Registers the layouts that are new."""
+        width = max(table.dim for table in self.tables)
+        starts, bounds, blocks = [0], [], []
+        for table in self.tables:
+            plan = self.plans.get(table.name) or TablePlan((), (tuple(range(table.dim)),))
+            bounds += [0, *plan.bounds]
+            blocks += [self._number(table.name, kept) for kept in plan.kept]
+            starts.append(len(blocks))
+        settings = {table.name: table for table in self.tables}
+        kept = np.full((len(self.known), width), -1, dtype=np.int64)
+        places = np.full((len(self.known), width), -1, dtype=np.int64)
+        dims = np.array([len(numbers) for _, numbers in self.known], dtype=np.int64)
+        widths = np.zeros(len(self.known), dtype=np.int64)
+        for number, (name, numbers) in enumerate(self.known):
+            if name not in settings or numbers[-1] >= settings[name].dim:
+                continue  # of a table that was dropped since, or made anew with another width
+            kept[number, : len(numbers)] = numbers
+            places[number, list(numbers)] = range(len(numbers))
+            widths[number] = 1 + len(numbers) + (settings[name].state_width(len(numbers)) if self.learning else 0)
+        return LayoutArrays(
+            dims, kept, places, widths,
+            np.array(starts, dtype=np.int64), np.array(bounds, dtype=np.int64), np.array(blocks, dtype=np.int64),
+        )  # fmt: skip
+
+    def _number(self, table: str, kept: tuple[int, ...]) -> int:
+        if (table, kept) not in self.known:
+            self.known.append((table, kept))
+        return self.known.index((table, kept))
+
+    def to_json(self) -> bytes:
+        """Layouts and plans, for a commit."""
+        value = {
+            "layouts": self.known,
+            "plans": {
+                name: {"bounds": plan.bounds, "kept": plan.kept, "matrix": plan.matrix}
+                for name, plan in self.plans.items()
+            },
+        }
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+    def load_json(self, data: bytes) -> None:
+        """Takes what :meth:`to_json` gave. Plans of tables that are not here are left out.
+
+        Raises:
+            BadBytes: If a plan does not fit its table.
+        """
+        value = orjson.loads(data)
+        self.known = [(name, tuple(kept)) for name, kept in value["layouts"]]
+        dims = {table.name: table.dim for table in self.tables}
+        self.plans = {}
+        for name, plan in value["plans"].items():
+            if name in dims:
+                self.plans[name] = parse_plan(plan, name, dims[name])
+
+
+def parse_plan(value: Mapping[str, Any], table: str, dim: int) -> TablePlan:
+    """A plan from JSON: ``{"bounds": [8, 64], "kept": [[0], [0, 1], [0, 1, 2, 3]]}``, perhaps with a ``matrix``.
+
+    Raises:
+        BadBytes: Naming every fault.
+    """
+    try:
+        matrix = value.get("matrix")
+        plan = TablePlan(
+            tuple(int(b) for b in value["bounds"]),
+            tuple(tuple(int(k) for k in kept) for kept in value["kept"]),
+            None if matrix is None else tuple(tuple(float(x) for x in row) for row in matrix),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadBytes(f"the plan of table {table!r} cannot be read: {error!r}") from None
+    faults = plan.faults(dim)
+    if faults:
+        raise BadBytes(f"the plan of table {table!r}: " + "; ".join(faults))
+    return plan
