@@ -18,6 +18,7 @@ class Keys:
     log      stream one entry a commit: `prev` (its predecessor), `commit` (the bytes)
     rows     hash   8-byte id, or ``cold`` -> row; BUCKETS hashes a table
     parts    hash   what the folded commits carry besides rows: meta, definition, dense, …
+    plans    hash   table -> the dimension plan that it is to take over
     leases   hash   reader -> the commit behind which nothing may be trimmed, and until when
     ======== ====== ==================================================================================
     """
@@ -42,6 +43,11 @@ class Keys:
     def parts(self) -> str:
         """Hash of folded parts."""
         return self._key("parts")
+
+    @property
+    def plans(self) -> str:
+        """Hash of proposed dimension plans."""
+        return self._key("plans")
 
     @property
     def leases(self) -> str:

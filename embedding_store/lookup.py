@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedding_store.initial import initial_value
 from embedding_store.layout import LayoutArrays, layout_of
 from embedding_store.rows import RowArrays
-from embedding_store.table import IndexArrays, find
+from embedding_store.table import BLOCK, SINK, IndexArrays, fetch, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,11 @@ def lookup(
         out: int64[N], filled.
     """
     for s in range(offsets.size - 1):
+        if s % BLOCK == 0:
+            total = 0
+            for ahead in range(s, min(s + BLOCK, offsets.size - 1)):
+                total += fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
+            index.control[SINK] = total
         table = fields[s % fields.size]
         for j in range(offsets[s], offsets[s + 1]):
             row = -1

@@ -13,6 +13,7 @@ from embedding_store.errors import StoreEmptied, StoreUnavailable
 from embedding_store.keys import Keys
 from embedding_store.log import CommitLog, epoch_number
 from embedding_store.materializer import Materializer
+from embedding_store.proposal import Proposal, read_proposals
 from embedding_store.redis_client import connect
 from embedding_store.settings import StoreSettings
 
@@ -87,6 +88,10 @@ class Owner:
             if self._failure is not None:
                 raise self._failure
         return new
+
+    def proposals(self, dims: dict[str, int]) -> list[Proposal]:
+        """The dimension plans that wait to be taken over; arguments and errors as in :func:`read_proposals`."""
+        return read_proposals(self._log, dims)
 
     @property
     def unfolded_bytes(self) -> int:

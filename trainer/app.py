@@ -12,8 +12,9 @@ from typing import Any
 from embedding_store.bootstrap import Schema, Snapshot
 from embedding_store.commit import Commit
 from embedding_store.dump import write_dump
-from embedding_store.errors import LineageBroken, StoreEmptied, StoreUnavailable
+from embedding_store.errors import BadBytes, LineageBroken, StoreEmptied, StoreUnavailable
 from embedding_store.owner import Owner
+from embedding_store.proposal import Proposal
 from embedding_store.settings import StoreSettings
 from embedding_store.shard import Shard
 from trainer.errors import BadRecord, EventsUnavailable
@@ -115,6 +116,8 @@ class Trainer:
         definition = reconcile(configured, snapshot.definition if snapshot else b"")
         shard = snapshot.shard if snapshot else Shard(definition.tables, definition.seed, True, definition.admission)
         self._learner = Learner(definition, shard)
+        self._proposals: list[Proposal] = []
+        self._read_proposals()
         self._definition = definition.to_json()
         fresh = self._learner.load_parts(snapshot.parts if snapshot else {})
         changed = snapshot is None or snapshot.definition != self._definition
@@ -236,6 +239,7 @@ class Trainer:
                 self._learn(run)
 
     def _learn(self, run: Run) -> None:
+        self._take_plans(run.messages[0].record.offset)
         faults = [(message, message.fault) for message in run.messages if message.fault is not None]
         if run.batch is not None:
             try:
@@ -263,6 +267,28 @@ class Trainer:
                 time_ms = message.record.timestamp_ms // 10 * 10
                 self._appended[time_ms] = self._appended.get(time_ms, 0) + message.examples
 
+    # Dimension plans
+
+    def _read_proposals(self) -> None:
+        """Looks for plans to take over; those in force already are no news."""
+        shard = self._learner.shard
+        try:
+            found = self._owner.proposals({table.name: table.dim for table in shard.tables})
+        except StoreUnavailable:
+            return
+        except BadBytes as error:
+            self._warn(str(error))
+            return
+        self._proposals = [p for p in found if shard.layouts.plans.get(p.table) != p.plan]
+
+    def _take_plans(self, offset: int | None) -> None:
+        """Takes over the plans that are due: those without an offset at a commit, the others at their message."""
+        due = [p for p in self._proposals if (p.from_offset is None if offset is None else _reached(p, offset))]
+        for proposal in due:
+            self._learner.shard.set_plan(proposal.table, proposal.plan)
+            self._proposals.remove(proposal)
+            _log.info("table %r has a new dimension plan", proposal.table)
+
     # Committing
 
     def _commit(self) -> None:
@@ -286,6 +312,9 @@ class Trainer:
         self._owner.commit(commit)
         self._source.commit_offsets({t: TopicPosition(self._topic_ids[t], o) for t, o in self._offsets.items()})
         self._appended, self._examples, self._uncommitted = {}, 0, False
+        if self._proposals:
+            self._take_plans(None)
+            self._uncommitted = shard.layouts.to_json() != commit.parts["layouts"]
         now = self._clock()
         self._due = now + self._settings.commit_interval / 1000
         self._metrics.commit_seconds.observe(now - start)
@@ -327,6 +356,9 @@ class Trainer:
                 self._warn(f"Kafka does not answer: {error}")
             if self._source.lost_logs != self._losses:
                 raise LineageBroken("a Kafka log was lost; going back to the last commit and on from the new log")
+        self._read_proposals()
+        if self._proposals and not self._uncommitted:
+            self._commit()
         lag = self._source.lag()
         self._left = sum(lag.values())
         self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes)
@@ -346,6 +378,10 @@ class Trainer:
         if self._clock() - self._warned >= 5.0:
             self._warned = self._clock()
             _log.warning("%s", text)
+
+
+def _reached(proposal: Proposal, offset: int) -> bool:
+    return proposal.from_offset is not None and offset >= proposal.from_offset
 
 
 def _coarser(appended: dict[int, int], most: int = 512) -> dict[int, int]:

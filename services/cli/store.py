@@ -19,7 +19,7 @@ _HERE = Path(".dolmen")
 def register(app: typer.Typer) -> None:
     """Adds the group of commands."""
     group = typer.Typer(help="Looks into the parameter store, saves it, fills it.", no_args_is_help=True)
-    for command in (stats, inspect, dump, load, verify, drop):
+    for command in (stats, inspect, dump, load, verify, drop, plan):
         group.command()(command)
     app.add_typer(group, name="store")
 
@@ -133,6 +133,45 @@ def drop(
         except KeyError:
             _fail(f"there is no table {table!r} in the store; `dolmen store stats` lists them")
     typer.echo(f"table {table!r} is gone; start the trainer again")
+
+
+def plan(
+    table: str,
+    file: Annotated[
+        Path | None, typer.Argument(help='JSON: {"bounds": [8, 64], "kept": [[0], [0, 1], [0, 1, 2]]}.')
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Back to full width.")] = False,
+    from_offset: Annotated[
+        int | None, typer.Option(min=0, help="Offset of the first message that it holds for; default: the next commit.")
+    ] = None,
+    config: Config = None,
+    data_dir: DataDir = _HERE,
+) -> None:
+    """Gives the running trainer a dimension plan for one table: which numbers rows of each frequency block keep."""
+    import orjson
+
+    from embedding_store.bootstrap import current_definition, stored_schema
+    from embedding_store.layout import parse_plan
+    from embedding_store.proposal import Proposal, propose
+
+    if (file is None) == (not none):
+        typer.echo("dolmen store plan: give either a file or --none", err=True)
+        raise typer.Exit(2)
+    with _opened(config, data_dir) as log:
+        definition = current_definition(log)
+        dims = {t.name: t.dim for t in stored_schema(definition).tables} if definition else {}
+        if table not in dims:
+            _fail(f"there is no table {table!r} in the store; `dolmen store stats` lists them")
+        try:
+            value = None if file is None else orjson.loads(file.read_bytes())
+        except orjson.JSONDecodeError as error:
+            _fail(f"{file}: is not JSON: {error}")
+        propose(log, Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset))
+    typer.echo(
+        f"the trainer takes the plan of {table!r} over at its next commit"
+        if from_offset is None
+        else f"the trainer takes the plan of {table!r} over at offset {from_offset}"
+    )
 
 
 @contextmanager
