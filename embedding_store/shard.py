@@ -73,7 +73,7 @@ class Shard:
         )  # fmt: skip
         self._gone = [_NONE] * count
         self._sweep = count
-        self._stale = -1
+        self._stale = 0 if layouts else -1
         self.rows.reserve(2 * count, count * self._widest)
         for t in range(count):
             make_row(self.rows.arrays, self._layouts, self._table_arrays, t, t, 0, learning)
@@ -170,9 +170,9 @@ class Shard:
             origins: uint64[B], a number for where each example came from, the same whenever it is read.
         """
         size = batch.ids.size
-        self.rows.reserve(self.index.rows_end + size, 2 * size * self._widest)
+        self.rows.reserve(self.index.rows_end + size, 3 * size * self._widest)
         self._reserve_dirty(2 * size)
-        self.filter.advance(self.clock_ms)
+        self.filter.advance(max(self.clock_ms, int(times_ms.max())))
         updated = np.full(size, -1, dtype=np.int64)
         while not touch(
             self.index.arrays, self.rows.arrays, self._layouts, self._table_arrays, self.filter.arrays, self._touched,
@@ -224,6 +224,8 @@ class Shard:
         faults = plan.faults(settings.dim) if plan else []
         if faults:
             raise ValueError(f"the plan of table {table!r}: " + "; ".join(faults))
+        if self._stale >= 0:
+            self.settle()  # what an earlier plan dropped stays dropped
         if plan is None:
             self.layouts.plans.pop(table, None)
         else:

@@ -205,6 +205,9 @@ def touch(
                             headers[row].seq = seq - 1
             _mark(rows, row, seq, touched)
             updated[j] = row
+            before = layout_of(layouts, table, np.int64(headers[row].count))
+            if before != headers[row].layout:  # a new plan came since: first as it had the row, then as it grows
+                reencode(rows, layouts, tables, row, before, True)
             headers[row].count += 1
             if times_ms[example] > headers[row].last_seen:
                 headers[row].last_seen = times_ms[example]

@@ -47,6 +47,7 @@ def see(
     times_ms: int | Sequence[int] = 1000,
     tables: Sequence[int] | None = None,
     means: bool | Sequence[bool] = True,
+    first_origin: int = 0,
 ) -> NDArray[np.float32]:
     """Scores and learns one batch; gives what scored it, float32[B, F, 1 + K]. Gradients are zero unless given."""
     batch = occurrences(examples)
@@ -54,10 +55,12 @@ def see(
     numbers = np.arange(fields) if tables is None else np.array(tables)
     averaged = np.full(fields, means) if isinstance(means, bool) else np.array(means)
     rows = shard.lookup(batch, numbers)
-    pooled = shard.gather(rows, batch, averaged)
+    pooled = shard.gather(rows, batch, numbers, averaged)
     given = np.zeros(pooled.shape) if gradients is None else np.broadcast_to(gradients, pooled.shape)
     times = np.broadcast_to(np.array(times_ms, dtype=np.int64), (count,)).copy()
-    shard.learn(batch, rows, np.ascontiguousarray(given, dtype=np.float32), numbers, averaged, times)
+    origins = np.arange(count, dtype=np.uint64) + np.uint64(first_origin)
+    sums = np.ascontiguousarray(given, dtype=np.float32).copy()
+    shard.learn(batch, rows, sums, numbers, averaged, times, origins)
     return pooled
 
 
@@ -68,7 +71,7 @@ def pooled(
     batch = occurrences(examples)
     numbers = np.arange(len(examples[0])) if tables is None else np.array(tables)
     averaged = np.full(numbers.size, mean)
-    return shard.gather(shard.lookup(batch, numbers), batch, averaged)
+    return shard.gather(shard.lookup(batch, numbers), batch, numbers, averaged)
 
 
 def definition(tables: Sequence[TableSettings] = TABLES, seed: int = SEED, **more: Any) -> bytes:

@@ -1,95 +1,127 @@
-"""Sums of gradients and row-wise Adagrad, against hand-worked numbers and plain loops."""
-
-import math
+"""Optimizers through a shard, against torch's and plain NumPy ones on random data."""
 
 import numpy as np
 import pytest
+import torch
 
-from embedding_store.optimizers import adagrad, sum_gradients
-from embedding_store.slabs import Slab
+from embedding_store.settings import TableSettings
+from embedding_store.shard import Shard
+from tests.shards import SEED, pooled, see
 
-WIDTH = 3  # the linear weight and two numbers
-
-
-def slab(rows: int) -> Slab:
-    some = Slab(WIDTH + 2)
-    some.reserve(rows)
-    return some
+DIM, IDS, STEPS = 5, 7, 40
 
 
-def summed(offsets, scored, updated, missing, means, gradients) -> dict[int, list[float]]:
-    size = len(scored)
-    distinct = np.full(size + 2, -1, dtype=np.int64)
-    sums = np.full((size + 2, WIDTH), np.nan, dtype=np.float32)
-    count = sum_gradients(
-        slab(50).headers,
-        np.array(offsets, dtype=np.int64),
-        np.array(scored, dtype=np.int64),
-        np.array(updated, dtype=np.int64),
-        np.array(missing, dtype=np.bool_),
-        np.array(means, dtype=np.bool_),
-        np.array(gradients, dtype=np.float32),
-        distinct,
-        sums,
-    )
-    assert np.unique(distinct[:count]).size == count
-    return {int(row): sums[u].tolist() for u, row in enumerate(distinct[:count])}
+def rows_of(shard: Shard) -> np.ndarray:
+    """Values of all ids: float32[IDS, 1 + DIM]."""
+    return pooled(shard, [[key] for key in range(IDS)])[:, 0]
 
 
-def test_gradients_of_a_row_seen_twice_are_summed():
-    gradients = [[[1, 2, 3]], [[10, 20, 30]], [[100, 200, 300]]]
-    assert summed([0, 1, 2, 3], [5, 6, 5], [5, 6, 5], [False] * 3, [True], gradients) == {
-        5: [101, 202, 303],
-        6: [10, 20, 30],
-    }
+def run(table: TableSettings) -> tuple[np.ndarray, list[tuple[list[int], np.ndarray]], np.ndarray]:
+    """Initial values, the batches (ids with repetitions, gradients), and the values afterwards."""
+    rng = np.random.default_rng(5)
+    shard = Shard([table], SEED)
+    see(shard, [[key] for key in range(IDS)])  # rows are there; their gradients were zero
+    before = rows_of(shard).copy()
+    batches = []
+    for _ in range(STEPS):
+        ids = rng.integers(0, IDS, size=6).tolist()
+        gradients = rng.normal(size=(6, 1, 1 + DIM)).astype(np.float32)
+        see(shard, [[key] for key in ids], gradients=gradients)
+        batches.append((ids, gradients[:, 0]))
+    return before, batches, rows_of(shard)
 
 
-def test_the_cold_row_shares_the_gradient_of_the_id_that_it_stood_in_for():
-    assert summed([0, 1], [0], [9], [False], [True], [[[1, 2, 3]]]) == {0: [1, 2, 3], 9: [1, 2, 3]}
+def summed(ids: list[int], gradients: np.ndarray) -> dict[int, np.ndarray]:
+    found: dict[int, np.ndarray] = {}
+    for key, g in zip(ids, gradients.astype(np.float64), strict=True):
+        found[key] = found.get(key, 0.0) + g
+    return found
 
 
-def test_the_gradient_of_a_missing_value_goes_to_the_cold_row_alone():
-    assert summed([0, 1, 2], [0, 0], [0, 9], [True, False], [True], [[[1, 2, 3]], [[4, 4, 4]]]) == {
-        0: [5, 6, 7],
-        9: [4, 4, 4],
-    }
+def test_row_wise_adagrad_agrees_with_a_plain_loop():
+    table = TableSettings(name="t", dim=DIM, learning_rate=0.1, linear_learning_rate=0.3, initial_accumulator=0.2)
+    before, batches, after = run(table)
+    w, state = before.astype(np.float64), np.full((IDS, 2), 0.2)
+    for ids, gradients in batches:
+        for key, g in summed(ids, gradients).items():
+            state[key] += g[0] ** 2, (g[1:] ** 2).mean()
+            w[key, 0] -= 0.3 * g[0] / np.sqrt(state[key, 0])
+            w[key, 1:] -= 0.1 * g[1:] / np.sqrt(state[key, 1])
+    np.testing.assert_allclose(after, w, rtol=2e-5, atol=1e-6)
 
 
-def test_an_average_gives_each_of_its_rows_a_share_and_a_sum_the_whole():
-    two_fields = [[[4, 8, 12], [4, 8, 12]]]
-    found = summed([0, 2, 4], [5, 6, 7, 8], [5, 6, 7, 8], [False] * 4, [True, False], two_fields)
-    assert found == {5: [2, 4, 6], 6: [2, 4, 6], 7: [4, 8, 12], 8: [4, 8, 12]}
+def test_element_wise_adagrad_agrees_with_torch():
+    table = TableSettings(
+        name="t", dim=DIM, optimizer="adagrad_elementwise", learning_rate=0.1, linear_learning_rate=0.1,
+        initial_accumulator=0.5,
+    )  # fmt: skip
+    before, batches, after = run(table)
+    parameters = [torch.tensor(row, dtype=torch.float64, requires_grad=True) for row in before]
+    peers = [torch.optim.Adagrad([p], lr=0.1, initial_accumulator_value=0.5, eps=0.0) for p in parameters]
+    for ids, gradients in batches:
+        for key, g in summed(ids, gradients).items():
+            parameters[key].grad = torch.tensor(g)
+            peers[key].step()
+    np.testing.assert_allclose(after, [p.detach().numpy() for p in parameters], rtol=2e-5, atol=1e-6)
 
 
-def test_one_step_of_adagrad_by_hand():
-    rows = slab(4)
-    rows.headers["table"][3] = 1
-    rows.data[3] = [1.0, 2.0, 3.0, 7.0, 1.0]
-    dims = np.array([9, 2], dtype=np.int64)
-    rates = np.array([[0, 0], [0.5, 0.1]], dtype=np.float32)
-    adagrad(rows.data, rows.headers, np.array([3]), np.array([[3, 4, 2]], dtype=np.float32), dims, rates)
-    # accumulators: 7 + 9 = 16 and 1 + (16 + 4) / 2 = 11
-    expected = [1 - 0.5 * 3 / 4, 2 - 0.1 * 4 / math.sqrt(11), 3 - 0.1 * 2 / math.sqrt(11), 16, 11]
-    assert rows.data[3].tolist() == pytest.approx(expected, rel=1e-6)
+def test_adam_agrees_with_torch_and_counts_each_rows_own_steps():
+    table = TableSettings(name="t", dim=DIM, optimizer="adam", learning_rate=0.02, linear_learning_rate=0.02)
+    before, batches, after = run(table)
+    parameters = [torch.tensor(row, dtype=torch.float64, requires_grad=True) for row in before]
+    peers = [torch.optim.Adam([p], lr=0.02) for p in parameters]
+    for p, peer in zip(parameters, peers, strict=True):  # the sighting that made the row was a step without gradient
+        p.grad = torch.zeros_like(p)
+        peer.step()
+    for ids, gradients in batches:
+        for key, g in summed(ids, gradients).items():
+            parameters[key].grad = torch.tensor(g)
+            peers[key].step()
+    np.testing.assert_allclose(after, [p.detach().numpy() for p in parameters], rtol=1e-4, atol=2e-6)
 
 
-def test_many_steps_agree_with_a_plain_loop_and_touch_no_other_row():
-    rng = np.random.default_rng(3)
-    rows = slab(20)
-    rows.data[:20] = np.abs(rng.normal(size=(20, WIDTH + 2))) + 0.1
-    rows.headers["table"][:20] = np.arange(20) % 2
-    dims, rates = np.array([1, 2], dtype=np.int64), np.array([[0.1, 0.2], [0.3, 0.4]], dtype=np.float32)
-    expected = rows.data[:20].astype(np.float64)
-    for _ in range(5):
-        distinct = rng.permutation(10)[:4]
-        sums = rng.normal(size=(6, WIDTH)).astype(np.float32)
-        adagrad(rows.data, rows.headers, distinct, sums, dims, rates)
-        for row, g in zip(distinct, sums, strict=False):
-            dim, (linear, vector) = dims[row % 2], rates[row % 2]
-            expected[row, WIDTH] += float(g[0]) ** 2
-            expected[row, 0] -= linear * g[0] / math.sqrt(expected[row, WIDTH])
-            expected[row, WIDTH + 1] += sum(float(x) ** 2 for x in g[1 : 1 + dim]) / dim
-            for k in range(1, 1 + dim):
-                expected[row, k] -= vector * g[k] / math.sqrt(expected[row, WIDTH + 1])
-    np.testing.assert_allclose(rows.data[:20], expected, rtol=2e-6)
-    assert not rows.data[20:].any()
+def test_ftrl_agrees_with_the_published_algorithm():
+    alpha, beta, l1, l2 = 0.3, 1.5, 0.4, 0.2
+    table = TableSettings(
+        name="t", dim=DIM, optimizer="ftrl", learning_rate=alpha, linear_learning_rate=alpha, beta=beta, l1=l1, l2=l2,
+        init_std=0.5,
+    )  # fmt: skip
+    before, batches, after = run(table)
+    w = before.astype(np.float64)
+    z = -(w * (beta / alpha + l2) + np.where(w != 0, np.sign(w) * l1, 0.0))
+    n = np.zeros_like(w)
+    for ids, gradients in batches:
+        for key, g in summed(ids, gradients).items():
+            z[key] += g - (np.sqrt(n[key] + g**2) - np.sqrt(n[key])) / alpha * w[key]
+            n[key] += g**2
+            w[key] = np.where(
+                np.abs(z[key]) <= l1, 0.0, -(z[key] - np.sign(z[key]) * l1) / ((beta + np.sqrt(n[key])) / alpha + l2)
+            )
+    np.testing.assert_allclose(after, w, rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_that_ftrl_leaves_without_a_weight_goes():
+    table = TableSettings(name="t", dim=1, optimizer="ftrl", l1=1e3, init_std=0.1)
+    shard = Shard([table], SEED)
+    see(shard, [[4]])
+    blocks, gone = shard.take_changes()
+    assert shard.counts.tolist() == [1]  # born with a weight in its vector
+    pull = float(np.sign(pooled(shard, [[4]])[0, 0, 1])) * 900
+    see(shard, [[4]], gradients=[[[0.0, pull]]])
+    blocks, gone = shard.take_changes()
+    assert gone["t"].tolist() == [4]
+    assert shard.counts.tolist() == [0]
+    assert all(block.cold.all() for block in blocks)
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adagrad_elementwise", "adam", "ftrl"])
+def test_a_shard_rebuilt_from_its_blocks_learns_on_identically(optimizer: str):
+    table = TableSettings(name="t", dim=3, optimizer=optimizer)
+    shard, other = Shard([table], SEED), Shard([table], SEED)
+    see(shard, [[1], [2]], gradients=0.3)
+    for block in shard.take_changes()[0]:
+        other.apply(block)
+    other.clock_ms = shard.clock_ms
+    for one in (shard, other):
+        see(one, [[2], [3], [2]], gradients=-0.7)
+    assert (rows_of(shard) == rows_of(other)).all()
