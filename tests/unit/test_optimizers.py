@@ -101,7 +101,7 @@ def test_ftrl_agrees_with_the_published_algorithm():
 
 
 def test_a_row_that_ftrl_leaves_without_a_weight_goes():
-    table = TableSettings(name="t", dim=1, optimizer="ftrl", l1=1e3, init_std=0.1)
+    table = TableSettings(name="t", dim=1, optimizer="ftrl", l1=1e3, init_std=0.1, learning_rate=1e3)
     shard = Shard([table], SEED)
     see(shard, [[4]])
     blocks, gone = shard.take_changes()
