@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.initial import initial_value
-from embedding_store.layout import LayoutArrays, layout_of
-from embedding_store.rows import RowArrays
+from embedding_store.plan import LayoutArrays, layout_of
+from embedding_store.slabs import RowArrays
 from embedding_store.table import BLOCK, SINK, IndexArrays, fetch, find
 
 

@@ -20,9 +20,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store.layout import LayoutArrays
 from embedding_store.lookup import TableArrays
-from embedding_store.rows import RowArrays
+from embedding_store.plan import LayoutArrays
+from embedding_store.slabs import RowArrays
 
 ADAGRAD, ADAGRAD_ELEMENTWISE, ADAM, FTRL = 0, 1, 2, 3
 KINDS = {"adagrad": ADAGRAD, "adagrad_elementwise": ADAGRAD_ELEMENTWISE, "adam": ADAM, "ftrl": FTRL}

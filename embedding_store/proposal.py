@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import orjson
 
 from embedding_store.errors import BadBytes
-from embedding_store.layout import TablePlan, parse_plan
 from embedding_store.log import CommitLog
+from embedding_store.plan import TablePlan, parse_plan
 from embedding_store.redis_client import translated
 
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from embedding_store import codec, optimizers
 from embedding_store.admission import SlidingFilter, chance_of
 from embedding_store.codec import FILTER, Block
-from embedding_store.layout import Layouts, TablePlan
 from embedding_store.lookup import Occurrences, TableArrays, gather, lookup
-from embedding_store.rows import Rows
+from embedding_store.plan import Layouts, TablePlan
 from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.sightings import TouchArrays, expired_rows, forget, make_row, reencode_stale, touch, upsert
+from embedding_store.slabs import Rows
 from embedding_store.table import HashIndex
 
 NEVER_MS = 1 << 62

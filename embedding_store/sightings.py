@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from embedding_store.admission import FilterArrays, drawn, sight
 from embedding_store.initial import initial_value
-from embedding_store.layout import LayoutArrays, layout_of
 from embedding_store.lookup import TableArrays
 from embedding_store.optimizers import ADAGRAD_ELEMENTWISE, FIRST, FIXED, FTRL, PER, STD, start_ftrl, start_state
-from embedding_store.rows import RowArrays, allocate, release
+from embedding_store.plan import LayoutArrays, layout_of
+from embedding_store.slabs import RowArrays, allocate, release
 from embedding_store.table import IndexArrays, find, insert
 
 

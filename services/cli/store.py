@@ -151,7 +151,7 @@ def plan(
     import orjson
 
     from embedding_store.bootstrap import current_definition, stored_schema
-    from embedding_store.layout import parse_plan
+    from embedding_store.plan import parse_plan
     from embedding_store.proposal import Proposal, propose
 
     if (file is None) == (not none):

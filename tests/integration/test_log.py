@@ -1,7 +1,7 @@
 """The commit log on a real server: the fence, the lineage, lost answers, leases."""
 
-import redis
 import pytest
+import redis
 
 from embedding_store.commit import ROOT, CommitId
 from embedding_store.errors import Fenced, LineageBroken, StoreEmptied, StoreUnavailable

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from embedding_store.errors import BadBytes
-from embedding_store.layout import TablePlan, parse_plan
+from embedding_store.plan import TablePlan, parse_plan
 from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
 from tests.shards import SEED, pooled, see
