@@ -1,7 +1,7 @@
 """The whole of a shard from Redis: the rows, then the entries past the mark."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,13 +10,13 @@ import orjson
 from embedding_store.codec import FILTER, decode_rows
 from embedding_store.commit import ROOT, Commit, CommitId, decode
 from embedding_store.errors import BadBytes, LogTrimmed, NotEmpty
-from embedding_store.keys import BUCKETS
+from embedding_store.layout import LAYOUT
 from embedding_store.log import CommitLog
 from embedding_store.redis_client import translated
+from embedding_store.rows import scan_rows
 from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.shard import Shard
 
-_SCAN = 4096
 _ATTEMPTS = 20
 
 
@@ -173,23 +173,15 @@ def _read_parts(log: CommitLog, snapshot: Snapshot) -> None:
     with translated():
         parts = {name.decode(): value for name, value in log.client.hgetall(log.keys.parts).items()}
     meta = orjson.loads(parts.pop("meta", b"{}"))
+    if meta and meta.get("layout") != LAYOUT:
+        raise BadBytes(
+            f"{log.keys.parts}: the rows lie in Redis as another version wrote them; "
+            "dump them with that version, then load the dump into an empty store"
+        )
     snapshot.definition = parts.pop("definition", b"")
     snapshot.positions = meta.get("positions", {})
     snapshot.shard.clock_ms = meta.get("clock_ms", 0)
     snapshot.parts = parts
-
-
-def scan_rows(log: CommitLog, table: str) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
-    """The stored rows of a table, some at a time: bucket, fields, rows. A row may come twice."""
-    for bucket in range(BUCKETS):
-        cursor = 0
-        while True:
-            with translated():
-                cursor, found = log.client.hscan(log.keys.rows(table, bucket), cursor, count=_SCAN)
-            if found:
-                yield bucket, list(found.keys()), list(found.values())
-            if cursor == 0:
-                break
 
 
 def _read_rows(log: CommitLog, shard: Shard, table: str) -> None:

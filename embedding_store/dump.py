@@ -5,6 +5,7 @@ first, then the opaque parts, then a checksum. It holds no commit numbers, epoch
 wall-clock times; expired rows are left out whether swept or not.
 """
 
+import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +16,13 @@ import numpy as np
 import orjson
 
 from embedding_store.bootstrap import Snapshot, stored_schema
+from embedding_store.change import Change, batches
 from embedding_store.codec import FILTER, PAGE, Block, entry_dtype
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.errors import BadBytes, NotEmpty
-from embedding_store.keys import BUCKETS
+from embedding_store.fold import Fold, drop, grow
 from embedding_store.log import CommitLog, epoch_number
-from embedding_store.materializer import Fold
-from embedding_store.redis_client import translated
+from embedding_store.rows import read_sizes
 
 _FORMAT = "dolmen-dump-1"
 _LOAD_ROWS = 100_000
@@ -150,23 +151,22 @@ def load_dump(log: CommitLog, dump: Dump) -> CommitId:
         raise NotEmpty(f"{log.keys.state}: the store holds commit {state.head}; `load` fills an empty one only")
     epoch = log.raise_epoch()
     mark = state.mark_text
-    if mark != str(ROOT):
-        _clear(log, epoch, mark)
-    for groups in Fold([dump.commit]).chunks(log.keys):
-        if groups[0][0] == log.keys.parts:
-            continue
-        log.fold(epoch, mark, "0-0>load", groups)
-        mark = "0-0>load"
+    attempt, number = secrets.token_hex(4), 0
+
+    def send(changes: list[Change]) -> None:
+        nonlocal mark, number
+        number += 1
+        new = f"{ROOT}>load#{attempt}.{number}"
+        log.fold(epoch, mark, new, changes)
+        mark = new
+
+    for name, size in read_sizes(log).items():
+        drop(log.keys, name, size, send)
+    fold = Fold([dump.commit])
+    for some in batches(fold.rows(log.keys, grow(log, fold, send))):
+        send(some)
     first = CommitId(1, epoch_number(epoch))
     cold = [Block(b.table, b.entries[b.cold]) for b in dump.commit.blocks]
     rest = Commit(dump.commit.clock_ms, dump.commit.definition, dump.commit.positions, cold, parts=dump.commit.parts)
     log.append(epoch, state.head, first, encode(rest))
     return first
-
-
-def _clear(log: CommitLog, epoch: str, mark: str) -> None:
-    """Removes the rows of a load that was broken off."""
-    with translated():
-        keys = [key.decode() for key in log.client.scan_iter(match=log.keys.every_row, count=1000)]
-    for first in range(0, len(keys), BUCKETS):
-        log.fold(epoch, mark, mark, [(key, None, []) for key in keys[first : first + BUCKETS]])

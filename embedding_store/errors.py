@@ -4,10 +4,12 @@
 
     StoreError
     ├── StoreUnavailable      retryable: Redis did not answer, or is out of memory
+    ├── AccessDenied          the Redis user may not do what the store needs
     ├── Fenced                fatal: another owner has raised the shard's epoch
     ├── LineageBroken         the log's last entry is not the one this owner appended last
     ├── LogTrimmed            a reader's next entry is gone: bootstrap again
     ├── StoreEmptied          fatal: nothing is left where this owner has committed
+    ├── ServerEvicts          fatal: Redis would throw rows away when its memory is full
     ├── DefinitionConflict    fatal: the stored tables cannot serve the configured ones
     ├── NotEmpty              `load` refuses a store that holds something
     └── BadBytes              bytes that no version of the codec wrote
@@ -21,6 +23,10 @@ class StoreError(Exception):
 
 class StoreUnavailable(StoreError):
     """Redis did not answer, or cannot take writes now. Retry."""
+
+
+class AccessDenied(StoreError):
+    """The Redis user lacks a permission that the store needs."""
 
 
 class Fenced(StoreError):
@@ -37,6 +43,10 @@ class LogTrimmed(StoreError):
 
 class StoreEmptied(StoreError):
     """The store is empty where this owner has committed. Never taken for a fresh store."""
+
+
+class ServerEvicts(StoreError):
+    """Redis is configured to throw keys away when its memory is full. Nothing was changed."""
 
 
 class DefinitionConflict(StoreError):

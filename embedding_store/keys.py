@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BUCKETS = 64
-"""Hashes of one table's rows."""
+_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
+_PLACES = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Keys:
     ======== ====== ==================================================================================
     state    hash   epoch, head (the last commit), mark (how far the log is folded into the rows)
     log      stream one entry a commit: `prev` (its predecessor), `commit` (the bytes)
-    rows     hash   8-byte id, or ``cold`` -> row; BUCKETS hashes a table
+    rows     hash   8-byte id, or ``cold`` -> row; many hashes a table, see ``layout.py``
+    sizes    hash   of each table: `hashes:name` (how many it has) and `rows:name` (fields in all of them)
     parts    hash   what the folded commits carry besides rows: meta, definition, dense, …
     plans    hash   table -> the dimension plan that it is to take over
     leases   hash   reader -> the commit behind which nothing may be trimmed, and until when
@@ -40,6 +41,11 @@ class Keys:
         return self._key("log")
 
     @property
+    def sizes(self) -> str:
+        """Hash of the tables' sizes."""
+        return self._key("sizes")
+
+    @property
     def parts(self) -> str:
         """Hash of folded parts."""
         return self._key("parts")
@@ -54,21 +60,18 @@ class Keys:
         """Hash of readers that hold trimming back."""
         return self._key("leases")
 
-    def rows(self, table: str, bucket: int) -> str:
-        """Hash of the rows of one bucket."""
-        return self._key(f"rows:{table}:{bucket:02x}")
+    def rows(self, table: str, place: int) -> str:
+        """One hash of a table's rows."""
+        return self._key(f"rows:{table}:{place:0{_PLACES}x}")
 
-    @property
-    def every_row(self) -> str:
-        """Pattern of the hashes of all tables."""
-        return self._key("rows:*")
+    def row_names(self, table: str, places: NDArray[np.int64]) -> list[bytes]:
+        """What :meth:`rows` gives, for many hashes at once: int64[n] -> n names."""
+        name = np.frombuffer(self.rows(table, 0).encode(), np.uint8)
+        names = np.tile(name, (places.size, 1))
+        for digit in range(_PLACES):
+            names[:, -1 - digit] = _DIGITS[(places >> (4 * digit)) & 15]
+        return names.view(f"S{name.size}").ravel().tolist()
 
-    def all_rows(self, table: str) -> list[str]:
-        """The hashes of all buckets of a table."""
-        return [self.rows(table, bucket) for bucket in range(BUCKETS)]
-
-
-def buckets_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The bucket of each id: int64[N] -> int64[N]. Cold rows are in bucket 0."""
-    mixed = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed >> np.uint64(58)).astype(np.int64)
+    def all_rows(self, table: str, hashes: int) -> list[str]:
+        """Every hash of a table that has so many."""
+        return [self.rows(table, place) for place in range(hashes)]

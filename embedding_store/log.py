@@ -3,6 +3,9 @@
 import secrets
 from dataclasses import dataclass
 
+import redis
+
+from embedding_store.change import FOLD, Change
 from embedding_store.commit import ROOT, CommitId
 from embedding_store.errors import Fenced, LineageBroken, StoreEmptied, StoreError
 from embedding_store.keys import Keys
@@ -23,34 +26,6 @@ if head ~= ARGV[2] then return {'head', s[1], head} end
 redis.call('XADD', KEYS[2], ARGV[3], 'prev', ARGV[2], 'commit', ARGV[4])
 redis.call('HSET', KEYS[1], 'head', ARGV[3])
 return {'ok', s[1], ARGV[3]}
-"""
-_FOLD = """
-local s = redis.call('HMGET', KEYS[1], 'epoch', 'mark')
-if s[1] ~= ARGV[1] then return 'epoch' end
-if (s[2] or '0-0') ~= ARGV[2] then return 'mark' end
-local a = 4
-for k = 2, #KEYS do
-  local dels, sets = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
-  a = a + 2
-  if dels < 0 then
-    redis.call('UNLINK', KEYS[k])
-    dels = 0
-  end
-  local stop = a + dels
-  while a < stop do
-    local last = math.min(a + 999, stop - 1)
-    redis.call('HDEL', KEYS[k], unpack(ARGV, a, last))
-    a = last + 1
-  end
-  stop = a + 2 * sets
-  while a < stop do
-    local last = math.min(a + 999, stop - 1)
-    redis.call('HSET', KEYS[k], unpack(ARGV, a, last))
-    a = last + 1
-  end
-end
-redis.call('HSET', KEYS[1], 'mark', ARGV[3])
-return 'ok'
 """
 _TRIM = """
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
@@ -76,6 +51,13 @@ local mark = redis.call('HGET', KEYS[1], 'mark') or '0-0'
 local seen = string.match(mark, '^%d+-%d+')
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%s|%d', seen, till))
 return seen
+"""
+_FETCH = """
+local rows = {}
+for i = 2, #KEYS do
+  rows[i - 1] = redis.call('HGET', KEYS[i], string.sub(ARGV[1], 8 * i - 15, 8 * i - 8))
+end
+return {redis.call('HMGET', KEYS[1], unpack(ARGV, 2)), rows}
 """
 
 
@@ -147,9 +129,10 @@ class CommitLog:
         self.keys = keys
         self._raise = client.register_script(_RAISE)
         self._append = client.register_script(_APPEND)
-        self._fold = client.register_script(_FOLD)
+        self._fold = client.register_script(FOLD)
         self._trim = client.register_script(_TRIM)
         self._lease = client.register_script(_LEASE)
+        self._fetch = client.register_script(_FETCH).sha
 
     def state(self) -> State:
         """Where the shard stands now."""
@@ -188,30 +171,49 @@ class CommitLog:
             return
         raise refusal(self.keys, epoch, current, CommitId.parse(head), prev)
 
-    def fold(
-        self, epoch: str, mark: str, new_mark: str, groups: "list[tuple[str, list[bytes] | None, list[bytes]]]"
-    ) -> None:
+    def fold(self, epoch: str, mark: str, new_mark: str, changes: list[Change]) -> None:
         """Changes some rows and the mark in one step.
 
         Args:
             epoch: The owner's.
             mark: As it must stand now.
             new_mark: As it stands afterwards.
-            groups: Of each hash: its key, the fields to delete (None: the whole hash), and field, value, … to set.
+            changes: What happens to which hashes, in their order.
 
         Raises:
             Fenced: If another owner has taken the shard.
             LineageBroken: If the mark is another.
             StoreEmptied: If nothing is left.
         """
-        args: list[bytes | str | int] = [epoch, mark, new_mark]
-        for _, deleted, pairs in groups:
-            args += [-1 if deleted is None else len(deleted), len(pairs) // 2, *(deleted or ()), *pairs]
+        names = [name for change in changes for name in change.keys]
+        words = [word for change in changes for word in change.words()]
         with translated():
-            verdict: bytes = self._fold(keys=[self.keys.state, *(key for key, _, _ in groups)], args=args)
+            verdict: bytes = self._fold(
+                keys=[self.keys.state, self.keys.sizes, *names], args=[epoch, mark, new_mark, *words]
+            )
         if verdict != b"ok":
             state = self.state()
             raise refusal(self.keys, epoch, state.epoch, state.head, CommitId.parse(mark.partition(">")[0]))
+
+    def fetch(self, sizes: list[str], names: list[bytes], ids: bytes) -> tuple[list[int], list[bytes | None]]:
+        """Reads single rows in one step.
+
+        Args:
+            sizes: Fields of the sizes to read along.
+            names: The hash of each row.
+            ids: The 8-byte field of each row, one after another.
+
+        Returns:
+            The sizes, 0 where there is none, and the rows, None where there is none.
+        """
+        words = [1 + len(names), self.keys.sizes, *names, ids, *sizes]
+        with translated():
+            try:
+                counts, rows = self.client.evalsha_ro(self._fetch, *words)
+            except redis.exceptions.NoScriptError:
+                self.client.script_load(_FETCH)
+                counts, rows = self.client.evalsha_ro(self._fetch, *words)
+        return [int(count or 0) for count in counts], rows
 
     def trim(self, epoch: str, oldest: CommitId) -> int:
         """Drops the entries before `oldest`, as far as no lease holds them, and says how many."""

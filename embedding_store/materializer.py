@@ -6,109 +6,15 @@ A fold that was broken off is begun again from the commit before it: a chunk set
 or later, so repeating it is harmless.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import secrets
 
-import numpy as np
-import orjson
-from numpy.typing import NDArray
-
-from embedding_store.codec import COLD_FIELD, ID_BYTES, Block
-from embedding_store.commit import Commit, CommitId, decode
-from embedding_store.errors import LogTrimmed
-from embedding_store.keys import Keys, buckets_of
+from embedding_store.change import Change, batches
+from embedding_store.commit import CommitId, decode
+from embedding_store.errors import LineageBroken, LogTrimmed
+from embedding_store.fold import Fold, grow
 from embedding_store.log import CommitLog, Entry, refusal
 
-CHUNK_ROWS = 2000
-
-Group = tuple[str, list[bytes] | None, list[bytes]]
-
-
-@dataclass(slots=True)
-class _Table:
-    """What some commits did to one table."""
-
-    dropped: bool = False
-    blocks: list[tuple[int, Block]] = field(default_factory=list)
-    gone: list[tuple[int, NDArray[np.int64]]] = field(default_factory=list)
-
-
-class Fold:
-    """Several commits in a row as one change of the rows.
-
-    Args:
-        commits: In their order.
-    """
-
-    def __init__(self, commits: list[Commit]) -> None:
-        self._tables: dict[str, _Table] = {}
-        self._parts: dict[str, bytes] = {}
-        for order, commit in enumerate(commits):
-            for name in commit.dropped:
-                self._tables[name] = _Table(dropped=True)
-            for name, ids in commit.gone.items():
-                self._tables.setdefault(name, _Table()).gone.append((order, ids))
-            for block in commit.blocks:
-                self._tables.setdefault(block.table, _Table()).blocks.append((order, block))
-            self._parts.update(commit.parts)
-        last = commits[-1]
-        self._parts["definition"] = last.definition
-        self._parts["meta"] = orjson.dumps({"clock_ms": last.clock_ms, "positions": last.positions})
-
-    def chunks(self, keys: Keys) -> Iterator[list[Group]]:
-        """Groups for :meth:`CommitLog.fold`, at most CHUNK_ROWS rows at a time; the parts come last."""
-        for name, table in sorted(self._tables.items()):
-            if table.dropped:
-                yield [(key, None, []) for key in keys.all_rows(name)]
-            yield from _table_chunks(name, table, keys)
-        yield [(keys.parts, [], [piece for name, data in self._parts.items() for piece in (name.encode(), data)])]
-
-
-def _table_chunks(name: str, table: _Table, keys: Keys) -> Iterator[list[Group]]:
-    """The last thing that happened to each id, grouped by bucket."""
-    sets: dict[int, list[bytes]] = {}
-    dels: dict[int, list[bytes]] = {}
-    waiting = 0
-    ids = [block.entries["id"].astype(np.int64) for _, block in table.blocks] + [gone for _, gone in table.gone]
-    if not ids:
-        return
-    lengths = [part.size for part in ids]
-    # an id may be gone and come back in one commit, so a removal is older than a row of its own commit
-    order = np.repeat([2 * o + 1 for o, _ in table.blocks] + [2 * o for o, _ in table.gone], lengths)
-    source = np.repeat(np.arange(len(ids)), lengths)
-    place = np.concatenate([np.arange(n) for n in lengths])
-    every = np.concatenate(ids)
-    cold = np.concatenate(
-        [block.cold for _, block in table.blocks] + [np.zeros(g.size, np.bool_) for _, g in table.gone]
-    )
-    ranked = np.lexsort((order, every, cold))
-    last = np.ones(ranked.size, dtype=np.bool_)
-    last[:-1] = (every[ranked][1:] != every[ranked][:-1]) | (cold[ranked][1:] != cold[ranked][:-1])
-    chosen = ranked[last]
-    bucket = np.where(cold, 0, buckets_of(every))
-    chosen = chosen[np.argsort(bucket[chosen], kind="stable")]
-    rows = [block.rows() for _, block in table.blocks]
-    raw = every.tobytes()
-    for i, b, s, p, is_cold in zip(
-        chosen.tolist(), bucket[chosen].tolist(), source[chosen].tolist(), place[chosen].tolist(),
-        cold[chosen].tolist(),
-        strict=True,
-    ):  # fmt: skip
-        name_of_row = COLD_FIELD if is_cold else raw[i * ID_BYTES : (i + 1) * ID_BYTES]
-        if s < len(rows):
-            sets.setdefault(b, []).extend((name_of_row, rows[s][p]))
-        else:
-            dels.setdefault(b, []).append(name_of_row)
-        waiting += 1
-        if waiting == CHUNK_ROWS:
-            yield _groups(name, sets, dels, keys)
-            sets, dels, waiting = {}, {}, 0
-    if waiting:
-        yield _groups(name, sets, dels, keys)
-
-
-def _groups(name: str, sets: dict[int, list[bytes]], dels: dict[int, list[bytes]], keys: Keys) -> list[Group]:
-    return [(keys.rows(name, b), dels.get(b, []), sets.get(b, [])) for b in sorted(sets.keys() | dels.keys())]
+_READ_BYTES = 1 << 20
 
 
 class Materializer:
@@ -118,6 +24,10 @@ class Materializer:
         log: Of the shard.
         epoch: The owner's.
         keep_bytes: How much folded log stays for readers that lag.
+
+    Attributes:
+        mark: The last commit that is wholly in the rows.
+        known: The last commit that the owner knows of; kept up to date by the owner.
     """
 
     def __init__(self, log: CommitLog, epoch: str, keep_bytes: int) -> None:
@@ -127,7 +37,9 @@ class Materializer:
         state = log.state()
         self.mark = state.mark
         self._mark_text = state.mark_text
+        self.known = state.head
         self._folded: list[tuple[CommitId, int]] = []
+        self._target, self._attempt, self._number = self.mark, "", 0
 
     def fold(self, max_bytes: int = 32 << 20) -> int:
         """Folds what is past the mark, up to so many bytes of entries.
@@ -141,35 +53,51 @@ class Materializer:
             StoreUnavailable: If Redis did not answer. Call again.
         """
         self._sync()
+        entries = self._read(max_bytes)
+        if not entries:
+            return 0
+        self._target, self._attempt, self._number = entries[-1].id, secrets.token_hex(4), 0
+        fold = Fold([decode(entry.data) for entry in entries])
+        sizes = grow(self._log, fold, self._step)
+        changes = list(batches(fold.changes(self._log.keys, sizes)))
+        for some in changes[:-1]:
+            self._step(some)
+        self._step(changes[-1], last=True)
+        self.mark = self._target
+        self._folded += [(entry.id, len(entry.data)) for entry in entries]
+        self._trim()
+        return sum(len(entry.data) for entry in entries)
+
+    def _read(self, max_bytes: int) -> list[Entry]:
+        """What follows on the mark, some at a time: an answer of many large entries would hold the server up."""
         entries: list[Entry] = []
-        size, after = 0, self.mark
-        while size < max_bytes:
-            found = self._log.read(after, count=8)
-            if not found:
-                break
+        size, after, count = 0, self.mark, 1
+        while size < max_bytes and (found := self._log.read(after, count)):
             for entry in found:
                 if entry.prev != after:
                     raise LogTrimmed(f"commit {entry.id} follows {entry.prev}, not {after}")
                 after = entry.id
                 size += len(entry.data)
             entries += found
-        if not entries:
-            return 0
-        change = list(Fold([decode(entry.data) for entry in entries]).chunks(self._log.keys))
-        for number, groups in enumerate(change, 1):
-            new = str(after) if number == len(change) else f"{self.mark}>{after}#{number}"
-            self._log.fold(self._epoch, self._mark_text, new, groups)
-            self._mark_text = new
-        self.mark = after
-        self._folded += [(entry.id, len(entry.data)) for entry in entries]
-        self._trim()
-        return size
+            count = max(1, min(16, _READ_BYTES * len(entries) // size))
+        return entries
+
+    def _step(self, changes: list[Change], last: bool = False) -> None:
+        """One command. No other step has the same mark, so one that comes late is refused."""
+        self._number += 1
+        new = str(self._target) if last else f"{self.mark}>{self._target}#{self._attempt}.{self._number}"
+        self._log.fold(self._epoch, self._mark_text, new, changes)
+        self._mark_text = new
 
     def _sync(self) -> None:
         """Takes the mark as it stands: after an answer that was lost, it is ahead of what this materializer knows."""
         state = self._log.state()
         if state.epoch != self._epoch:
-            raise refusal(self._log.keys, self._epoch, state.epoch, state.head, self.mark)
+            raise refusal(self._log.keys, self._epoch, state.epoch, state.head, self.known)
+        if state.head < self.known:
+            raise LineageBroken(
+                f"{self._log.keys.log}: it ends at commit {state.head}, not {self.known}; the store went back in time"
+            )
         self.mark, self._mark_text = state.mark, state.mark_text
 
     def _trim(self) -> None:

@@ -15,6 +15,7 @@ from embedding_store.log import CommitLog, epoch_number
 from embedding_store.materializer import Materializer
 from embedding_store.proposal import Proposal, read_proposals
 from embedding_store.redis_client import connect
+from embedding_store.server import keep_hashes_small, refuse_eviction
 from embedding_store.settings import StoreSettings
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Owner:
         self._changed = threading.Condition()
         self._stop = False
         self._thread: threading.Thread | None = None
+        self._materializer: Materializer | None = None
         self._failure: Exception | None = None
 
     def open(self, define: Callable[[bytes], Schema] = stored_schema) -> Snapshot | None:
@@ -54,15 +56,20 @@ class Owner:
             The shard as of its last commit; None for an empty store.
 
         Raises:
+            ServerEvicts: If Redis would throw rows away when its memory is full.
             StoreEmptied: If this owner has committed, and nothing is left.
         """
         self.close()
+        self._patiently(lambda: refuse_eviction(self._log.client))
+        if self._settings.tune_server:
+            self._patiently(lambda: keep_hashes_small(self._log.client))
         self._epoch = self._patiently(self._log.raise_epoch)
         snapshot = self._patiently(lambda: bootstrap(self._log, True, self._settings.lease, define))
         if snapshot is None and self.head != ROOT:
             raise StoreEmptied(f"the store is empty, but commit {self.head} had been made there")
         self.head = snapshot.id if snapshot else ROOT
         materializer = self._patiently(lambda: Materializer(self._log, self._epoch, self._settings.log_bytes // 4))
+        self._materializer = materializer
         self._sizes = deque(snapshot.tail_bytes if snapshot else ())
         self._stop, self._failure = False, None
         self._thread = threading.Thread(target=self._fold, args=(materializer,), name="materializer", daemon=True)
@@ -82,6 +89,8 @@ class Owner:
         self._wait_for_room(len(data))
         self._patiently(lambda: self._log.append(self._epoch, self.head, new, data))
         self.head = new
+        if self._materializer is not None:
+            self._materializer.known = new
         with self._changed:
             self._sizes.append((new, len(data)))
             self._changed.notify_all()
@@ -93,6 +102,18 @@ class Owner:
         """The dimension plans that wait to be taken over; arguments and errors as in :func:`read_proposals`."""
         return read_proposals(self._log, dims)
 
+    def check(self) -> None:
+        """Tells what the materializer has met, for an owner that has nothing to commit.
+
+        Raises:
+            Fenced: If another owner has taken the shard.
+            LineageBroken: If the store went back in time.
+            StoreEmptied: If nothing is left in the store.
+        """
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+
     @property
     def unfolded_bytes(self) -> int:
         """Bytes of commits that are not in the rows yet."""
@@ -100,7 +121,7 @@ class Owner:
             return self._size()
 
     def close(self, fold: bool = True) -> None:
-        """Stops the materializer; idempotent.
+        """Stops the materializer and hangs up; idempotent.
 
         Args:
             fold: Whether it may first finish what it is at.
@@ -111,6 +132,7 @@ class Owner:
         if self._thread is not None:
             self._thread.join(self._settings.timeout / 1000 if fold else 0.0)
             self._thread = None
+        self._log.client.close()
 
     def _patiently(self, call: Callable[[], T]) -> T:
         attempt = 0
@@ -148,7 +170,8 @@ class Owner:
                 time.sleep(_BACKOFF_S[-1])
             except Exception as error:
                 with self._changed:
-                    self._failure = error
+                    if materializer is self._materializer:
+                        self._failure = error
                     self._changed.notify_all()
                 return
             due = time.monotonic() + interval_s

@@ -8,7 +8,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from embedding_store.errors import StoreUnavailable
+from embedding_store.errors import AccessDenied, StoreUnavailable
 from embedding_store.settings import StoreSettings
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
@@ -23,6 +23,7 @@ _PASSING = (
 )
 """Refusals that pass; redis-py takes their code off the text, while others keep it."""
 _PASSING_CODES = ("OOM", "LOADING", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "TRYAGAIN")
+_DENIED_IN_SCRIPT = "The user executing the script"
 
 Client: TypeAlias = Any
 """A ``redis.Redis`` that answers in bytes; redis-py's own types leave open whether bytes or text come back."""
@@ -56,6 +57,7 @@ def translated() -> Iterator[None]:
 
     Raises:
         StoreUnavailable: If Redis did not answer, is loading, is read-only, or is out of memory.
+        AccessDenied: If the user lacks a permission.
     """
     try:
         yield
@@ -65,4 +67,6 @@ def translated() -> Iterator[None]:
         text = str(error)
         if isinstance(error, _PASSING) or any(code in text for code in _PASSING_CODES):
             raise StoreUnavailable(f"Redis cannot take the command now: {text}") from error
+        if isinstance(error, redis.exceptions.NoPermissionError) or _DENIED_IN_SCRIPT in text:
+            raise AccessDenied(f"the Redis user may not do all that it must, see docs/redis.md: {text}") from error
         raise

@@ -92,6 +92,7 @@ class Replica:
                 self.error = f"{type(error).__name__}: {error}"
                 _log.exception("the replica starts anew")
                 self._stop.wait(_RETRY_S)
+        log.client.close()
 
     def _bootstrap(self, log: CommitLog) -> bool:
         snapshot = bootstrap(log, learning=False, lease_ms=self._settings.lease)

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _UNITS_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -133,8 +133,17 @@ class StoreSettings(Section):
     ssl_keyfile: str | None = None
     prefix: str = Field(default="dolmen", pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
     timeout: Duration = Field(default=5_000, description="of one command")
+    tune_server: bool = Field(
+        default=True, description="raise Redis' hash-max-listpack-value to 256 where it is lower and we may"
+    )
     fold_interval: Duration = Field(default=2_000, description="longest wait of a commit for the materializer")
     log_bytes: ByteSize = Field(
         default=256 << 20, ge=1 << 20, description="bound of the commit log; then the trainer waits"
     )
     lease: Duration = Field(default=30_000, description="how long a bootstrapping reader holds trimming back")
+
+    @model_validator(mode="after")
+    def _speaks_tls(self) -> "StoreSettings":
+        if (self.ssl_ca_certs or self.ssl_certfile or self.ssl_keyfile) and not (self.url or "").startswith("rediss"):
+            raise ValueError("store.ssl_…: the connection is not encrypted; write rediss:// in store.url")
+        return self

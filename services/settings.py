@@ -1,6 +1,7 @@
 """``dolmen.toml`` as a whole: the sections of all packages, read once per process."""
 
 import os
+import re
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings
 from trainer.settings import (
@@ -87,7 +88,28 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over what the file said (which arrives as init values)."""
-        return env_settings, _SecretFiles(settings_cls), init_settings
+        return _Environment(settings_cls), _SecretFiles(settings_cls), init_settings
+
+
+def _secrets(settings_cls: type[BaseSettings]) -> Iterable[tuple[str, str, str]]:
+    """Of each secret: its section, its key, and the environment variable that may name a file with it."""
+    for name, field in settings_cls.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            for key, inner in section.model_fields.items():
+                if SecretStr in (inner.annotation, *getattr(inner.annotation, "__args__", ())):
+                    yield name, key, f"DOLMEN_{name}__{key}_FILE".upper()
+
+
+class _Environment(EnvSettingsSource):
+    """The environment but for the names of secrets' files, which are no settings."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = super().__call__()
+        for name, key, variable in _secrets(self.settings_cls):
+            if variable in os.environ and isinstance(found.get(name), dict):
+                found[name].pop(f"{key}_file", None)
+        return found
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -98,15 +120,19 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name, field in self.settings_cls.model_fields.items():
-            section = field.annotation
-            if not (isinstance(section, type) and issubclass(section, Section)):
-                continue
-            for key, inner in section.model_fields.items():
-                path = os.environ.get(f"DOLMEN_{name}__{key}_FILE".upper())
-                if path and SecretStr in (inner.annotation, *getattr(inner.annotation, "__args__", ())):
-                    found.setdefault(name, {})[key] = Path(path).read_text().strip()
+        for name, key, variable in _secrets(self.settings_cls):
+            if path := os.environ.get(variable):
+                found.setdefault(name, {})[key] = Path(path).read_text().strip()
         return found
+
+
+def masked(url: str) -> str:
+    """An address without the password in it.
+
+    >>> masked("redis://me:secret@host:6379/0")
+    'redis://me:**********@host:6379/0'
+    """
+    return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1:**********@", url)
 
 
 def shipped_config(dataset: str) -> dict[str, Any]:
@@ -141,7 +167,7 @@ def load_settings(config: Path | None = None, dataset: str | None = None) -> Set
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     if not values.get("features"):
         shipped = shipped_config(dataset or "kuairand")
-        values = {**{key: shipped[key] for key in ("tables", "features", "tasks") if key in shipped}, **values}
+        values = {**{key: shipped[key] for key in ("tables", "features", "tasks", "model") if key in shipped}, **values}
     return _validated(values, str(path))
 
 

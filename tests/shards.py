@@ -2,7 +2,8 @@
 
 import io
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from embedding_store.bootstrap import Snapshot, bootstrap
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.dump import write_dump
 from embedding_store.keys import Keys
+from embedding_store.layout import Size
 from embedding_store.log import CommitLog, epoch_number
 from embedding_store.lookup import Occurrences
-from embedding_store.redis_client import connect
+from embedding_store.redis_client import Client, connect
+from embedding_store.rows import read_sizes
 from embedding_store.settings import StoreSettings, TableSettings
 from embedding_store.shard import Shard
 
@@ -91,10 +94,21 @@ def settings_for(url: str, **changes: Any) -> StoreSettings:
     return StoreSettings(url=url, prefix=f"t-{uuid.uuid4().hex[:12]}", **changes)
 
 
+@cache
+def client_of(url: str) -> Client:
+    """One client a server for the whole run: what stays open is never collected."""
+    return connect(StoreSettings(url=url))
+
+
+def log_of(settings: StoreSettings) -> CommitLog:
+    """The log of a shard."""
+    assert settings.url is not None
+    return CommitLog(client_of(settings.url), Keys(settings.prefix))
+
+
 def log_for(url: str) -> CommitLog:
     """The log of a new and empty shard on a shared server."""
-    settings = settings_for(url)
-    return CommitLog(connect(settings), Keys(settings.prefix))
+    return log_of(settings_for(url))
 
 
 class Writer:
@@ -158,13 +172,22 @@ class Flaky(redis.Redis):
     once = False
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
+        return self._unless_broken(lambda: super(Flaky, self).execute_command(*args, **options))
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        pipe = super().pipeline(*args, **options)
+        execute = pipe.execute
+        pipe.execute = lambda *rest: self._unless_broken(lambda: execute(*rest))
+        return pipe
+
+    def _unless_broken(self, call: Callable[[], Any]) -> Any:
         if self.left is None:
-            return super().execute_command(*args, **options)
+            return call()
         if self.left > 0:
             self.left -= 1
-            return super().execute_command(*args, **options)
+            return call()
         if self.late:
-            super().execute_command(*args, **options)
+            call()
         self.late = False
         if self.once:
             self.left = None
@@ -176,6 +199,12 @@ def flaky_log(log: CommitLog, left: int | None = None, late: bool = False, once:
     client = Flaky(connection_pool=log.client.connection_pool)
     client.left, client.late, client.once = left, late, once
     return CommitLog(client, log.keys)
+
+
+def hashes_of(log: CommitLog, table: str) -> list[str]:
+    """Every hash that holds rows of a table."""
+    hashes = read_sizes(log).get(table, Size()).hashes
+    return [key for key in log.keys.all_rows(table, hashes) if log.client.exists(key)]
 
 
 def keys_of(log: CommitLog) -> list[bytes]:

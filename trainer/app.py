@@ -350,6 +350,7 @@ class Trainer:
     def _refresh(self) -> None:
         self._refreshed = self._clock()
         if not self._uncommitted:
+            self._owner.check()
             try:
                 self._source.check()
             except EventsUnavailable as error:

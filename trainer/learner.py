@@ -20,6 +20,7 @@ from trainer.settings import Definition
 _BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
 _BETA2, _REST2 = np.float32(0.999), np.float32(0.001)
 _EPSILON, _ZERO = np.float32(1e-8), np.float32(0.0)
+_LARGEST = 1e12  # gradients: single precision squares and sums them without overflow
 _BIAS_RATE = 20.0  # the biases' learning rate, as a multiple: they must reach the base rate within the first thousands
 
 
@@ -58,6 +59,11 @@ def adam(
         weights[i] -= rates[i] * m * correct1 / (np.sqrt(v * correct2) + _EPSILON)
 
 
+def _is_sound(gradients: NDArray[np.float32]) -> bool:
+    """False for NaN and infinity too."""
+    return bool(np.abs(gradients).max(initial=0.0) <= _LARGEST)
+
+
 class Learner:
     """The model that learns.
 
@@ -90,8 +96,8 @@ class Learner:
             float64[B, T], each task's probability before the batch was learned.
 
         Raises:
-            BadRecord: With the reason ``not_finite``, if the loss or a gradient is not finite. Nothing was learned
-                then.
+            BadRecord: With the reason ``not_finite``, if the loss or a gradient is not finite, or so large that the
+                sum of squares of its optimizer would not be. Nothing was learned then.
         """
         rows, fields = self.scorer.embed(batch)
         inputs = torch.from_numpy(fields).requires_grad_()
@@ -102,8 +108,8 @@ class Learner:
         loss = binary_cross_entropy_with_logits(logits, torch.nan_to_num(labels), weight=weights, reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
         gradients = inputs.grad.numpy()  # type: ignore[union-attr]  # a leaf that was asked for its gradient has one
-        finite = np.isfinite(gradients).all() and np.isfinite(self.scorer.gradients).all()
-        if not (math.isfinite(loss.item()) and finite):
+        sound = _is_sound(gradients) and _is_sound(self.scorer.gradients)
+        if not (math.isfinite(loss.item()) and sound):
             self.scorer.gradients[:] = 0.0
             raise BadRecord(
                 "not_finite", "the loss or a gradient of the batch is not finite; look at `weight` and numbers"

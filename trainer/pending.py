@@ -7,6 +7,7 @@ of examples, so where it ends depends on the messages alone, never on when or ho
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -82,21 +83,25 @@ class Pending:
 
     def _featurize(self, parsed: "list[dict[str, object] | BadRecord]", origins: NDArray[np.uint64]) -> Batch | None:
         """The batch of all sound messages. A message with a value that its field cannot take becomes its fault."""
-        while True:
-            places = [i for i, message in enumerate(parsed) if not isinstance(message, BadRecord)]
-            if not places:
-                return None
-            sound = [parsed[i] for i in places]
-            columns = examples_to_columns(sound, self._featurizer.sources, self._tasks)  # type: ignore[arg-type]  # sound
+        places = [i for i, message in enumerate(parsed) if not isinstance(message, BadRecord)]
+        if not places:
+            return None
+        try:
+            return self._featurize_all([parsed[i] for i in places], origins[places])
+        except BadValue:
+            parts = []
+        for i in places:
             try:
-                return self._featurizer.featurize(columns, origins[places])
+                parts.append(self._featurize_all([parsed[i]], origins[[i]]))
             except BadValue as error:
-                place, source = error.place, error.source
-                if source.startswith("item."):
-                    ends = np.cumsum(columns.sizes)
-                    item, place = place, int(np.searchsorted(ends, place, side="right"))
-                    source = f"items[{item - int(ends[place] - columns.sizes[place])}].{source.removeprefix('item.')}"
-                parsed[places[place]] = BadRecord("value", f"`{source}`: {error.what}")
+                item = error.source.startswith("item.")
+                source = f"items[{error.place}].{error.source.removeprefix('item.')}" if item else error.source
+                parsed[i] = BadRecord("value", f"`{source}`: {error.what}")
+        return Batch.join(parts) if parts else None
+
+    def _featurize_all(self, messages: Sequence[Any], origins: NDArray[np.uint64]) -> Batch:
+        columns = examples_to_columns(messages, self._featurizer.sources, self._tasks)
+        return self._featurizer.featurize(columns, origins)
 
     def take(self, examples: int, whole: bool = True) -> Run | None:
         """The next run.

@@ -23,7 +23,7 @@ def reconcile(configured: Definition, stored: bytes) -> Definition:
         return configured
     try:
         tables = stored_schema(stored).tables
-    except (ValidationError, orjson.JSONDecodeError, KeyError) as error:
+    except (ValidationError, orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise DefinitionConflict(f"the store's definition cannot be read by this version: {error}") from error
     wanted = {table.name: table for table in configured.tables}
     faults = [fault for table in tables if table.name in wanted for fault in _faults(table, wanted[table.name])]

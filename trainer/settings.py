@@ -11,6 +11,7 @@ from embedding_store.settings import AdmissionSettings, Duration, Section, Table
 _NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
 _ADMISSION = AdmissionSettings()
 _TIME_SOURCES = ("time.hour", "time.weekday")
+_AFTERWARDS = ("labels", "outcomes", "weight", "sampled", "correction")  # of an item
 
 
 class FeatureSettings(Section):
@@ -42,7 +43,7 @@ class FeatureSettings(Section):
                 faults.append(f"`source` {self.source!r} must begin with user., context., item. or time.")
             elif self.source.startswith("time.") and self.source not in _TIME_SOURCES:
                 faults.append(f"`source` {self.source!r} is unknown; there are {' and '.join(_TIME_SOURCES)}")
-            elif self.source.startswith(("item.labels", "item.outcomes", "item.weight")):
+            elif self.source.startswith("item.") and self.source.split(".")[1] in _AFTERWARDS:
                 faults.append(f"`source` {self.source!r} is what came after the impression, so it can be no feature")
         if self.buckets is not None:
             if self.kind != "number":

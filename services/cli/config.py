@@ -42,7 +42,10 @@ def schema() -> None:
 
 def show(config: Config = None) -> None:
     """Prints the effective settings as JSON: environment over file over defaults, secrets masked."""
-    from services.settings import load_settings
+    from services.settings import load_settings, masked
 
     settings = load_settings(config)
+    if settings.store.url is not None:
+        store = settings.store.model_copy(update={"url": masked(settings.store.url)})
+        settings = settings.model_copy(update={"store": store})
     typer.echo(settings.model_dump_json(indent=2))

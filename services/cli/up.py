@@ -44,11 +44,13 @@ def _print_addresses(addresses: "Addresses", data_dir: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from services.settings import masked
+
     table = Table(title="Dolmen is ready", title_justify="left", show_header=False, box=None)
     rows = {
         "ranker": addresses.ranker_url,
         "API": f"{addresses.ranker_url}/docs",
-        "Redis": addresses.redis_url,
+        "Redis": masked(addresses.redis_url),
         "Kafka": addresses.bootstrap_servers,
         **{f"metrics of {name}": url for name, url in addresses.metrics_urls.items()},
         "data and logs": str(data_dir.resolve()),

@@ -47,6 +47,7 @@ def valkey_command(directory: Path, port: int = 0) -> ServerCommand:
         "--appendfsync": "everysec",
         "--save": "",
         "--maxmemory-policy": "noeviction",
+        "--hash-max-listpack-value": "256",
         "--daemonize": "no",
     }
     words = [word for option in options.items() for word in option]

@@ -68,10 +68,12 @@ def check() -> None:
     with timed("all of them learned and served"):
         until(lambda: metric("sum(dolmen_examples_total)") == examples, "the examples were not all learned")
         until(lambda: metric(SERVED) == examples, "the examples were not all served")
+    rows = sum(table["rows"] for table in stats()["tables"].values())
+    until(lambda: metric("sum(dolmen_store_rows)") == rows, f"Prometheus does not see the {rows} rows of the store")
     auc = metric('dolmen_online_auc{window="all"}')
     assert auc is not None
     assert auc > 0.6, f"the online AUC is {auc}"
-    say(f"online AUC {auc:.4f}, rows {metric('sum(dolmen_store_rows)'):,.0f}")
+    say(f"online AUC {auc:.4f}, rows {rows:,}")
 
     seconds = click()
     say(f"{seconds:.2f} s after the clicks the item that came last comes first")
@@ -101,8 +103,12 @@ def check_restart(examples: int, messages: int) -> None:
         more = replay()
         until(lambda: (metric(SERVED) or 0) >= examples + more[0], "the examples were not all served")
     assert metric(SERVED) == examples + more[0]
-    stats = json.loads(compose("exec", "-T", "trainer", "dolmen", "store", "stats", "--json"))
-    assert stats["offsets"]["dolmen.examples"] == {"0": messages + more[1]}
+    assert stats()["offsets"]["dolmen.examples"] == {"0": messages + more[1]}
+
+
+def stats() -> dict[str, Any]:
+    """What the store itself says."""
+    return json.loads(compose("exec", "-T", "trainer", "dolmen", "store", "stats", "--json"))
 
 
 def replay() -> tuple[int, int]:
@@ -121,19 +127,22 @@ def click() -> float:
     user, context = {"id": "check-visitor"}, {"tab": 1}
     query = {"user": user, "context": context, "candidates": ["check-a", "check-b", "check-c"]}
 
-    def rank() -> list[str]:
+    def rank() -> list[dict[str, Any]]:
         answer = HTTP.post(f"{RANKER}/v1/rank", json=query)
         assert answer.status_code == 200, answer.text
-        return [item["id"] for item in answer.json()["items"]]
+        return answer.json()["items"]
 
-    *others, last = rank()
+    before = rank()
+    scores = [item["score"] for item in before]
+    assert max(scores) - min(scores) < 1e-6, f"unknown items do not score alike: {before}"
+    first, *_, last = (item["id"] for item in before)
     now_ms = time.time_ns() // 1_000_000
-    items = [{"id": last, "labels": {"click": 1}}, {"id": others[0], "labels": {"click": 0}}]
+    items = [{"id": last, "labels": {"click": 1}}, {"id": first, "labels": {"click": 0}}]
     events = [{"ts": now_ms + i, "user": user, "context": context, "items": items} for i in range(CLICKS)]
     answer = HTTP.post(f"{RANKER}/v1/events", json={"examples": events})
     assert (answer.status_code, answer.json()["accepted"]) == (202, CLICKS), answer.text
     start = time.monotonic()
-    until(lambda: rank()[0] == last, "the clicks did not change the ranking", every_s=0.02)
+    until(lambda: rank()[0]["id"] == last, "the clicks did not change the ranking", every_s=0.02)
     return time.monotonic() - start
 
 

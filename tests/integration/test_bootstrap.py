@@ -5,6 +5,9 @@ import orjson
 import pytest
 
 import embedding_store.bootstrap
+import embedding_store.change
+import embedding_store.layout
+import embedding_store.rows
 from embedding_store.bootstrap import bootstrap, current_definition
 from embedding_store.codec import Block, entry_dtype
 from embedding_store.commit import ROOT, CommitId
@@ -13,7 +16,7 @@ from embedding_store.errors import BadBytes, LogTrimmed, NotEmpty, StoreUnavaila
 from embedding_store.log import CommitLog
 from embedding_store.materializer import Materializer
 from embedding_store.settings import TableSettings
-from tests.shards import TABLES, Writer, definition, dump_of, flaky_log, log_for, pooled, see, stored
+from tests.shards import TABLES, Writer, definition, dump_of, flaky_log, hashes_of, log_for, pooled, see, stored
 
 EVERY = [[key, key] for key in range(40)] + [[None, None]]
 
@@ -88,7 +91,10 @@ def test_a_reader_without_optimizer_state_scores_the_same(log):
     assert reader.slab.row_bytes == writer.shard.slab.row_bytes - 8
 
 
-def test_commits_folds_and_trims_during_a_bootstrap_lose_nothing(log, monkeypatch):
+@pytest.mark.parametrize("rows_per_hash", [1, 2, 8])
+def test_commits_folds_growth_and_trims_during_a_bootstrap_lose_nothing(log, monkeypatch, rows_per_hash):
+    monkeypatch.setattr(embedding_store.layout, "ROWS_PER_HASH", rows_per_hash)
+    monkeypatch.setattr(embedding_store.rows, "_HASHES", 2)
     writer = written(log, 4, 2)
     materializer = Materializer(log, writer.epoch, 0)
     scan = embedding_store.bootstrap.scan_rows
@@ -96,7 +102,7 @@ def test_commits_folds_and_trims_during_a_bootstrap_lose_nothing(log, monkeypatc
 
     def scanning(log, table):
         for number, found in enumerate(scan(log, table)):
-            if number % 10 == 0:
+            if number % 4 == 0:
                 learn(writer, next(busy))
                 writer.commit()
                 materializer.fold()
@@ -106,7 +112,7 @@ def test_commits_folds_and_trims_during_a_bootstrap_lose_nothing(log, monkeypatc
     snapshot = bootstrap(log, learning=True)
     monkeypatch.undo()
     assert snapshot.id == writer.head
-    assert writer.head.seq > 8
+    assert writer.head.seq >= 6
     assert dump_of(snapshot) == writer.committed == stored(log)
 
 
@@ -145,19 +151,19 @@ def test_a_reader_that_never_catches_up_says_so(log, monkeypatch):
 def test_a_definition_that_changes_during_a_bootstrap_brings_its_own_tables(log, monkeypatch):
     writer = written(log, 3, 1)
     more = (*TABLES, TableSettings(name="more", dim=2))
-    read = embedding_store.bootstrap._read_parts
+    scan = embedding_store.bootstrap.scan_rows
     changes = [1]
 
-    def changing(log, snapshot):
-        read(log, snapshot)
+    def scanning(log, table):
         if changes:
             changes.pop()
             shard = bootstrap(log, learning=True, define=lambda _: (more, 7)).shard
             writer.shard, writer.definition = shard, definition(more)
             see(shard, [[1, 2, 3]], gradients=1.0, times_ms=2000)
             writer.commit()
+        yield from scan(log, table)
 
-    monkeypatch.setattr(embedding_store.bootstrap, "_read_parts", changing)
+    monkeypatch.setattr(embedding_store.bootstrap, "scan_rows", scanning)
     snapshot = bootstrap(log, learning=False)
     assert [table.name for table in snapshot.shard.tables] == ["wide", "narrow", "more"]
     assert (pooled(snapshot.shard, [[1, 2, 3]]) == pooled(writer.shard, [[1, 2, 3]])).all()
@@ -201,7 +207,7 @@ def test_a_store_whose_rows_and_log_are_gone_is_no_empty_store(log):
 
 def test_a_damaged_row_is_refused(log):
     written(log, 3, 3)
-    key = next(key for key in log.keys.all_rows("wide") if log.client.exists(key))
+    key = hashes_of(log, "wide")[0]
     field = next(iter(log.client.hkeys(key)))
     log.client.hset(key, field, log.client.hget(key, field)[:-1])
     with pytest.raises(BadBytes, match="table 'wide'"):
@@ -214,12 +220,13 @@ def test_an_unreachable_store_is_unavailable(log):
         bootstrap(flaky_log(log, left=3), learning=True)
 
 
-def test_a_broken_off_load_is_no_empty_store(log, tmp_path):
+def test_a_broken_off_load_is_no_empty_store(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_store.change, "CHUNK_ROWS", 7)
     source = written(log_for_same_server(log), 4)
     path = tmp_path / "dump"
     path.write_bytes(source.committed)
     with pytest.raises(StoreUnavailable):
-        load_dump(flaky_log(log, left=3), read_dump(path))
+        load_dump(flaky_log(log, left=5), read_dump(path))
     assert log.state().empty
     with pytest.raises(NotEmpty, match="broken off"):
         bootstrap(log, learning=True)

@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
+import embedding_store.change
 from embedding_store.bootstrap import bootstrap
 from embedding_store.commit import CommitId
 from embedding_store.dump import load_dump, read_dump
@@ -174,10 +175,11 @@ def test_a_load_that_broke_off_anywhere_can_be_begun_anew(path, writer, redis_ur
     assert boundary > 4
 
 
-def test_nothing_of_a_broken_off_load_is_left_in_the_next(path, writer, redis_url, tmp_path):
+def test_nothing_of_a_broken_off_load_is_left_in_the_next(path, writer, redis_url, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_store.change, "CHUNK_ROWS", 7)
     log = log_for(redis_url)
     with pytest.raises(StoreUnavailable):
-        load_dump(flaky_log(log, left=4), read_dump(path))
+        load_dump(flaky_log(log, left=9), read_dump(path))
     assert any(b":rows:wide:" in key for key in keys_of(log)) or any(b":rows:narrow:" in key for key in keys_of(log))
     other = Writer(log_for(redis_url))
     see(other.shard, [[1000, 1000]])

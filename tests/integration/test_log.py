@@ -1,13 +1,17 @@
 """The commit log on a real server: the fence, the lineage, lost answers, leases."""
 
+import numpy as np
 import pytest
 import redis
 
+from embedding_store.change import Change, record_changes, size_change, unlink_changes
 from embedding_store.commit import ROOT, CommitId
 from embedding_store.errors import Fenced, LineageBroken, StoreEmptied, StoreUnavailable
 from embedding_store.keys import Keys
+from embedding_store.layout import Size
 from embedding_store.log import CommitLog, epoch_number
 from embedding_store.redis_client import connect
+from embedding_store.rows import read_sizes
 from embedding_store.settings import StoreSettings
 from services.local.ports import claim_port
 from tests.shards import backup, flaky_log, go_back, keys_of, log_for, wipe
@@ -28,6 +32,11 @@ def fill(log: CommitLog, count: int) -> tuple[str, list[CommitId]]:
     return epoch, ids
 
 
+def field_change(key: str, name: bytes, value: bytes, table: str = "") -> Change:
+    """Sets one field."""
+    return Change("set", table, [key.encode()], np.ones(1, np.uint16), len(name), len(name + value), name + value)
+
+
 def test_a_new_shard_is_empty_and_has_no_owner(log):
     state = log.state()
     assert (state.epoch, state.head, state.mark, state.empty) == (None, ROOT, ROOT, True)
@@ -38,9 +47,7 @@ def test_a_new_shard_is_empty_and_has_no_owner(log):
 def test_appended_entries_are_read_in_order_with_their_predecessors(log):
     _, ids = fill(log, 40)
     entries = log.read(ROOT, count=100)
-    assert [(e.prev, e.id, e.data) for e in entries] == [
-        (ids[i - 1], ids[i], b"commit %d" % i) for i in range(1, 41)
-    ]
+    assert [(e.prev, e.id, e.data) for e in entries] == [(ids[i - 1], ids[i], b"commit %d" % i) for i in range(1, 41)]
     assert [e.id for e in log.read(ids[37])] == ids[38:]
     assert log.last() == entries[-1]
     assert log.state().head == ids[-1]
@@ -66,7 +73,7 @@ def test_raising_the_epoch_fences_every_earlier_owner(log):
     with pytest.raises(Fenced, match=f"since epoch {epoch_number(new)}"):
         log.append(old, ids[-1], CommitId(2, epoch_number(old)), b"zombie")
     with pytest.raises(Fenced):
-        log.fold(old, "0-0", str(ids[-1]), [(log.keys.rows("t", 0), [], [b"k", b"v"])])
+        log.fold(old, "0-0", str(ids[-1]), [field_change(log.keys.rows("t", 0), b"k", b"v")])
     assert log.trim(old, ids[-1]) == -1
     assert backup(log) == before
     log.append(new, ids[-1], CommitId(2, epoch_number(new)), b"successor")
@@ -168,25 +175,29 @@ def test_a_mark_within_a_fold_leases_the_commit_before_it(log):
 def test_a_fold_from_another_mark_is_refused_and_changes_nothing(log):
     epoch, ids = fill(log, 2)
     key = log.keys.rows("t", 0)
-    log.fold(epoch, "0-0", str(ids[1]), [(key, [], [b"k", b"1"])])
+    log.fold(epoch, "0-0", str(ids[1]), [field_change(key, b"k", b"1")])
     with pytest.raises(LineageBroken):
-        log.fold(epoch, "0-0", str(ids[1]), [(key, [], [b"k", b"2"])])
+        log.fold(epoch, "0-0", str(ids[1]), [field_change(key, b"k", b"2")])
     assert log.client.hgetall(key) == {b"k": b"1"}
 
 
-def test_a_fold_deletes_and_sets_thousands_of_fields_of_several_hashes_at_once(log):
-    epoch, ids = fill(log, 2)
-    first, second = log.keys.rows("t", 0), log.keys.rows("t", 1)
-    pairs = [piece for i in range(2500) for piece in (b"%d" % i, b"value %d" % i)]
-    log.fold(epoch, "0-0", str(ids[1]), [(first, [], pairs), (second, [], pairs[:10])])
-    assert log.client.hlen(first) == 2500
-    assert log.client.hget(first, b"2499") == b"value 2499"
-    assert log.client.hlen(second) == 5
-    log.fold(
-        epoch, str(ids[1]), str(ids[2]), [(first, [b"%d" % i for i in range(1, 2500)], [b"x", b"y"]), (second, None, [])]
-    )
-    assert log.client.hgetall(first) == {b"0": b"value 0", b"x": b"y"}
-    assert not log.client.exists(second)
+def test_a_fold_sets_deletes_and_removes_thousands_of_fields_and_counts_them(log):
+    epoch, ids = fill(log, 3)
+    ten = np.arange(2500) % 10
+    records = np.array([b"%08d" % i + b"value %04d" % i for i in range(2500)], dtype="S18").view("V18")
+    log.fold(epoch, "0-0", str(ids[1]), [*record_changes(log.keys, "t", ten, records, 8), size_change("t", 10)])
+    assert read_sizes(log) == {"t": Size(10, 2500)}
+    assert log.client.hgetall(log.keys.rows("t", 3)) == {b"%08d" % i: b"value %04d" % i for i in range(3, 2500, 10)}
+    names = np.array([b"%08d" % i for i in range(5, 2505)], dtype="S8").view("V8")
+    changes = record_changes(log.keys, "t", (np.arange(2500) + 5) % 10, names, 8)
+    log.fold(epoch, str(ids[1]), str(ids[2]), [*changes, field_change(log.keys.rows("t", 3), b"x", b"y", "t")])
+    assert log.client.hgetall(log.keys.rows("t", 3)) == {b"00000003": b"value 0003", b"x": b"y"}
+    assert read_sizes(log) == {"t": Size(10, 6)}
+    log.fold(epoch, str(ids[2]), str(ids[3]), list(unlink_changes(log.keys, "t", range(1, 20))))
+    assert read_sizes(log) == {"t": Size(10, 1)}
+    assert [log.client.exists(key) for key in log.keys.all_rows("t", 10)] == [1] + 9 * [0]
+    log.fold(epoch, str(ids[3]), str(ids[3]), [size_change("t", 0)])
+    assert read_sizes(log) == {}
 
 
 def test_a_server_that_does_not_answer_is_unavailable_for_every_command():

@@ -9,14 +9,12 @@ import pytest
 from embedding_store.bootstrap import bootstrap
 from embedding_store.commit import ROOT, Commit, CommitId
 from embedding_store.errors import Fenced, LineageBroken, StoreEmptied, StoreUnavailable
-from embedding_store.keys import Keys
 from embedding_store.log import CommitLog
 from embedding_store.owner import Owner
-from embedding_store.redis_client import connect
 from embedding_store.settings import StoreSettings
 from embedding_store.shard import Shard
 from services.local.servers import start_valkey
-from tests.shards import SEED, TABLES, backup, definition, dump_of, go_back, see, settings_for, stored, wipe
+from tests.shards import SEED, TABLES, backup, definition, dump_of, go_back, log_of, see, settings_for, stored, wipe
 
 LIMIT_S = 30.0
 FOLDS_S = 0.2
@@ -30,7 +28,7 @@ def settings(redis_url: str) -> StoreSettings:
 
 @pytest.fixture
 def log(settings: StoreSettings) -> CommitLog:
-    return CommitLog(connect(settings), Keys(settings.prefix))
+    return log_of(settings)
 
 
 @pytest.fixture
@@ -89,7 +87,7 @@ def test_an_owner_that_was_replaced_is_fenced_before_and_after_its_materializer_
 @pytest.mark.parametrize("folded", [False, True], ids=["nothing folded", "folded"])
 def test_an_emptied_store_is_told_as_such_whoever_meets_it_first(redis_url, noticed, folded):
     settings = settings_for(redis_url, fold_interval="20ms" if folded else "1h")
-    log = CommitLog(connect(settings), Keys(settings.prefix))
+    log = log_of(settings)
     owner = Owner(settings)
     owner.open()
     shard = Shard(TABLES, SEED)
@@ -149,14 +147,18 @@ def test_an_owner_waits_for_the_materializer_once_the_log_is_full(owner, log):
 
 def test_a_materializer_that_failed_ends_the_owner_rather_than_filling_the_log(redis_url):
     settings = settings_for(redis_url, fold_interval="20ms", log_bytes="1MiB")
-    log = CommitLog(connect(settings), Keys(settings.prefix))
+    log = log_of(settings)
     owner = Owner(settings)
     owner.open()
     log.client.set(log.keys.parts, "no hash")
     shard = Shard(TABLES, SEED)
-    with pytest.raises(Exception, match="WRONGTYPE"):
+
+    def commit_on_and_on() -> None:
         for round_ in range(100):
             owner.commit(change(shard, round_, ballast=200_000))
+
+    with pytest.raises(Exception, match="WRONGTYPE"):
+        commit_on_and_on()
     assert log.client.xlen(log.keys.log) < 10
     owner.close()
 
@@ -164,7 +166,7 @@ def test_a_materializer_that_failed_ends_the_owner_rather_than_filling_the_log(r
 def test_an_owner_waits_while_its_server_is_away_and_commits_once(tmp_path):
     with start_valkey(tmp_path) as server:
         settings = settings_for(server.url, timeout="1s", fold_interval="50ms")
-        log = CommitLog(connect(settings), Keys(settings.prefix))
+        log = log_of(settings)
         attempts = []
 
         def waiting(error: StoreUnavailable) -> None:

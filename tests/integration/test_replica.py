@@ -8,14 +8,11 @@ import pytest
 
 from embedding_store.bootstrap import Snapshot
 from embedding_store.commit import Commit, CommitId
-from embedding_store.keys import Keys
-from embedding_store.log import CommitLog
 from embedding_store.materializer import Materializer
-from embedding_store.redis_client import connect
 from embedding_store.replica import Replica
 from embedding_store.settings import StoreSettings, TableSettings
 from services.local.servers import start_valkey
-from tests.shards import TABLES, Writer, backup, definition, go_back, pooled, see, settings_for, wipe
+from tests.shards import TABLES, Writer, backup, definition, go_back, log_of, pooled, see, settings_for, wipe
 
 LIMIT_S = 30.0
 EVERY = [[key, key] for key in range(40)] + [[None, None]]
@@ -51,7 +48,7 @@ def settings(redis_url: str) -> StoreSettings:
 
 @pytest.fixture
 def writer(settings: StoreSettings) -> Writer:
-    return Writer(CommitLog(connect(settings), Keys(settings.prefix)))
+    return Writer(log_of(settings))
 
 
 @pytest.fixture
@@ -232,7 +229,7 @@ def test_age_is_the_time_since_the_replica_was_last_at_the_logs_end(settings, li
 def test_a_server_that_was_killed_and_came_back_is_followed_again(tmp_path, listener):
     with start_valkey(tmp_path) as server:
         settings = settings_for(server.url, timeout="1s")
-        writer = Writer(CommitLog(connect(settings), Keys(settings.prefix)))
+        writer = Writer(log_of(settings))
         commit(writer, 0)
         replica = Replica(settings, listener)
         replica.start()

@@ -137,8 +137,8 @@ def test_a_changed_configuration_keeps_what_it_can_and_names_what_it_cannot(
     store = Store(redis_url, topic)
 
     def features(*known: str) -> str:
-        return json.dumps([{"name": n, "kind": "id", "source": s} for n, s in
-                           (("user", "user.id"), ("video", "item.id"), ("tab", "context.tab")) if n in known])  # fmt: skip
+        sources = {"user": "user.id", "video": "item.id", "tab": "context.tab"}
+        return json.dumps([{"name": name, "kind": "id", "source": sources[name]} for name in known])
 
     def run(**overrides: str) -> TrainerProcess:
         return TrainerProcess(tmp_path, redis_url, bootstrap_servers, topic, **names, **overrides)

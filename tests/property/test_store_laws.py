@@ -8,7 +8,10 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-import embedding_store.materializer
+import embedding_store.change
+import embedding_store.fold
+import embedding_store.layout
+import embedding_store.rows
 from embedding_store.bootstrap import Snapshot, bootstrap, catch_up
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.errors import LogTrimmed, StoreUnavailable
@@ -142,7 +145,10 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def test_whatever_happens_the_store_holds_the_shard_that_never_stopped(redis_url, monkeypatch):
-    monkeypatch.setattr(embedding_store.materializer, "CHUNK_ROWS", 6)
+    monkeypatch.setattr(embedding_store.change, "CHUNK_ROWS", 6)
+    monkeypatch.setattr(embedding_store.layout, "ROWS_PER_HASH", 2)
+    monkeypatch.setattr(embedding_store.rows, "_HASHES", 3)
+    monkeypatch.setattr(embedding_store.fold, "_SPLITS", 3)
     monkeypatch.setattr(StoreMachine, "url", redis_url)
     run_state_machine_as_test(
         StoreMachine,

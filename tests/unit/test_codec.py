@@ -42,7 +42,9 @@ def test_rows_of_several_widths_come_back_as_blocks_of_one_width_each():
     assert sorted(by_dim[2].fields()) == sorted(first.fields())
 
 
-@pytest.mark.parametrize("change", [lambda row: row[:-1], lambda row: row[:20], lambda row: row + b"x", lambda row: b""])
+@pytest.mark.parametrize(
+    "change", [lambda row: row[:-1], lambda row: row[:20], lambda row: row + b"x", lambda row: b""]
+)
 def test_a_row_whose_length_fits_no_width_is_refused(change):
     some = block(2, [1])
     with pytest.raises(BadBytes, match="table 't'"):

@@ -1,5 +1,6 @@
 """The deployment's files, without running any of them."""
 
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -7,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
+from typer.testing import CliRunner
 
 from services.cli.main import COMMANDS
 from services.ranker.metrics import RankerMetrics
-from services.settings import load_settings
+from services.settings import ConfigError, load_settings
 from trainer.metrics import TrainerMetrics
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +191,36 @@ def test_every_misspelt_setting_would_be_noticed(services):
             assert setting in sections[section], key
 
 
+def test_passwords_come_from_files(tmp_path, monkeypatch):
+    (tmp_path / "redis").write_text("of redis\n")
+    (tmp_path / "kafka").write_text("of kafka\n")
+    monkeypatch.setenv("DOLMEN_STORE__PASSWORD_FILE", str(tmp_path / "redis"))
+    monkeypatch.setenv("DOLMEN_STORE__USERNAME", "dolmen")
+    monkeypatch.setenv("DOLMEN_EVENTS__SASL_PLAIN_PASSWORD_FILE", str(tmp_path / "kafka"))
+    settings = load_settings()
+    assert settings.store.password is not None
+    assert settings.events.sasl_plain_password is not None
+    assert settings.store.password.get_secret_value() == "of redis"
+    assert settings.events.sasl_plain_password.get_secret_value() == "of kafka"
+    assert settings.store.username == "dolmen"
+    assert "of redis" not in str(settings)
+
+
+def test_a_password_that_is_given_wins_over_a_file(tmp_path, monkeypatch):
+    (tmp_path / "redis").write_text("of the file")
+    monkeypatch.setenv("DOLMEN_STORE__PASSWORD_FILE", str(tmp_path / "redis"))
+    monkeypatch.setenv("DOLMEN_STORE__PASSWORD", "given")
+    password = load_settings().store.password
+    assert password is not None
+    assert password.get_secret_value() == "given"
+
+
+def test_a_missing_password_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOLMEN_STORE__PASSWORD_FILE", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="none: a secret's file cannot be read"):
+        load_settings()
+
+
 def test_every_mounted_file_exists_and_every_volume_is_declared(services):
     declared = set(read_yaml("docker-compose.yml")["volumes"])
     used = {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])}
@@ -200,6 +233,18 @@ def test_compiled_kernels_are_kept_where_the_image_says(services):
     assert folder is not None
     for name in OURS:
         assert f"{name}-kernels:{folder[1]}" in services[name]["volumes"]
+
+
+def test_a_trainer_that_is_started_again_does_not_begin_anew_beside_a_rescue_dump(services, tmp_path):
+    assert "trainer-data:/var/lib/dolmen" in services["trainer"]["volumes"]
+    assert services["trainer"]["command"] == ["trainer", "--data-dir", "/var/lib/dolmen"]
+    (tmp_path / "rescue.dump").write_bytes(b"")
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    importlib.import_module("services.cli.trainer").register(app)
+    answer = CliRunner().invoke(app, ["trainer", "--data-dir", str(tmp_path)])
+    assert answer.exit_code == 3
+    assert "dolmen store load" in answer.output
 
 
 # The image

@@ -18,7 +18,9 @@ def test_an_integer_in_range_is_its_own_id(value):
     assert feature_id(str(value)) == value
 
 
-@pytest.mark.parametrize("text", ["042", "00", "+1", "-1", " 1", "1 ", "1.0", "", "1e3", "٣", "²", "9223372036854775808"])
+@pytest.mark.parametrize(
+    "text", ["042", "00", "+1", "-1", " 1", "1 ", "1.0", "", "1e3", "٣", "²", "9223372036854775808"]
+)
 def test_a_string_that_is_no_canonical_decimal_has_an_id_of_the_strings_half(text):
     assert -(2**63) <= feature_id(text) < 0
 
@@ -37,7 +39,8 @@ def test_a_string_hashes_by_xxh3_with_the_top_bit_set():
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [(1.5, "a float"), (1.0, "a float"), ({}, "an object"), ([1], "a list"), (None, "null"), (b"x", "bytes")]
+    ("value", "kind"),
+    [(1.5, "a float"), (1.0, "a float"), ({}, "an object"), ([1], "a list"), (None, "null"), (b"x", "bytes")],
 )
 def test_what_can_be_no_id_is_named_with_the_remedy(value, kind):
     with pytest.raises(BadId, match=re.escape(f"got {kind}; send it as a string, or leave it out")):

@@ -1,0 +1,103 @@
+"""Runs the benchmarks and writes docs/performance.md."""
+
+import argparse
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import evaluate, freshness, stack
+
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+_MARK = "<!-- measured: {} -->"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def machine() -> str:
+    """What was measured on, in one line."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [row.partition(":")[2].strip() for row in info.read_text().splitlines() if row.startswith("model name")]
+        model = names[0] if names else model
+    day = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    return f"{day}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}"
+
+
+def learning() -> str:
+    rows = [
+        [
+            r["learner"],
+            f"{r['examples_per_second']:,.0f}",
+            *(f"{r[key]:.4f}" for key in ("ratio", "auc", "auc_second_half")),
+        ]
+        for r in evaluate.run()
+    ]
+    return table(["learner", "examples/s", "to River", "AUC", "AUC, second half"], rows)
+
+
+def whole_stack() -> str:
+    r = stack.run(600_000)
+    stages = [[stage, f"{share:.0%}"] for stage, share in r["stage_share"].items()]
+    text = (
+        f"{r['examples']:,} examples in {r['seconds']:.1f} s: **{r['examples_per_second']:,.0f} examples/s**, "
+        f"{r['commits']:.0f} commits, {r['mean_batch']:.0f} examples a batch on average.\n\n"
+    )
+    return text + table(["stage of the trainer's loop", "share of the time"], stages)
+
+
+def fresh() -> str:
+    r = freshness.run(2000, 40)
+    head = ["rate", "examples observed", "p50", "p99", "within 1 s"]
+    return table(
+        head,
+        [[f"{r['sent_per_second']:,.0f}/s", f"{r['observed']:,.0f}", f"{r['p50_s']:.2f} s", f"{r['p99_s']:.2f} s",
+          f"{r['within_1s']:.2%}"]],
+    )  # fmt: skip
+
+
+def command(*words: str) -> Callable[[], str]:
+    """A benchmark that prints Markdown by itself."""
+
+    def run() -> str:
+        return subprocess.run(
+            [sys.executable, "-m", *words], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
+
+    return run
+
+
+SECTIONS: dict[str, Callable[[], Any]] = {"learning": learning, "stack": whole_stack, "freshness": fresh}
+
+
+def replace(page: str, name: str, body: str) -> str:
+    """The page with another body behind the mark of a section."""
+    mark = _MARK.format(name)
+    before, found, after = page.partition(mark)
+    if not found:
+        raise SystemExit(f"{PAGE} has no {mark}")
+    rest = after.partition("<!-- end -->")[2]
+    return f"{before}{mark}\n{machine()}\n\n{body}\n\n<!-- end -->{rest}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"some of {', '.join(SECTIONS)}; default: all")
+    for name in parser.parse_args().sections or list(SECTIONS):
+        print(f"{name} …", flush=True)
+        body = SECTIONS[name]()
+        PAGE.write_text(replace(PAGE.read_text(), name, body))
+        print(body, flush=True)
+
+
+if __name__ == "__main__":
+    main()

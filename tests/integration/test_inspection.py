@@ -1,0 +1,190 @@
+"""Looking into a store: what is where, whether it is sound, and removing a table."""
+
+import numpy as np
+import orjson
+import pytest
+
+import embedding_store.layout
+from embedding_store.bootstrap import bootstrap
+from embedding_store.commit import CommitId
+from embedding_store.dump import load_dump, read_dump
+from embedding_store.errors import Fenced, StoreUnavailable
+from embedding_store.inspection import describe, inspect_row, verify
+from embedding_store.log import CommitLog
+from embedding_store.materializer import Materializer
+from embedding_store.removal import drop_table
+from tests.shards import (
+    NARROW,
+    TABLES,
+    Writer,
+    definition,
+    dump_of,
+    flaky_log,
+    hashes_of,
+    keys_of,
+    log_for,
+    see,
+    stored,
+)
+
+
+@pytest.fixture
+def log(redis_url: str) -> CommitLog:
+    return log_for(redis_url)
+
+
+def written(log: CommitLog, commits: int = 6, folded: int = 3) -> Writer:
+    writer = Writer(log)
+    for round_ in range(commits):
+        rng = np.random.default_rng(round_)
+        times = 1000 + 250 * round_
+        see(writer.shard, rng.integers(0, 40, (32, 2)).tolist(), rng.normal(size=(32, 2, 7)), times)
+        writer.shard.sweep(11)
+        writer.commit()
+        if round_ + 1 == folded:
+            Materializer(log, writer.epoch, 1 << 30).fold()
+    return writer
+
+
+def test_a_store_is_described_by_what_it_holds(log):
+    writer = written(log)
+    found = describe(log)
+    assert found["commit"] == 6
+    assert found["offsets"] == {"events": {"0": 6}}
+    assert found["clock_ms"] == writer.shard.clock_ms
+    for t, table in enumerate(TABLES):
+        rows = writer.shard.live_rows(t).size
+        assert found["tables"][table.name]["rows"] == rows
+        assert found["tables"][table.name]["widths"] == {str(table.dim): rows}
+        assert found["tables"][table.name]["bytes"] > 0
+    assert (found["log"]["entries"], found["log"]["unfolded"]) == (6, 3)
+
+
+def test_an_empty_store_is_described_and_sound(log):
+    assert describe(log)["tables"] == {}
+    assert verify(log).faults == []
+
+
+def test_a_row_is_shown_as_it_is(log):
+    writer = written(log)
+    number = writer.shard.number["narrow"]
+    entry = writer.shard.block(number, writer.shard.live_rows(number)[:1]).entries[0]
+    row = inspect_row(log, "narrow", str(entry["id"]))
+    assert row["id"] == str(entry["id"])
+    assert [row["linear"], *row["vector"]] == entry["values"].tolist()
+    assert (row["state"], row["count"]) == (entry["state"].tolist(), int(entry["count"]))
+    assert (row["last_seen_ms"], row["commit"]) == (int(entry["last_seen"]), int(entry["seq"]))
+    assert inspect_row(log, "narrow", "")["id"] == "cold"
+    assert inspect_row(log, "narrow", "nobody") is None
+    with pytest.raises(KeyError):
+        inspect_row(log, "nothing", "1")
+
+
+@pytest.mark.parametrize("folded", [0, 3, 6])
+def test_a_sound_store_has_no_fault(log, folded):
+    writer = written(log, folded=folded)
+    verdict = verify(log)
+    assert verdict.faults == []
+    assert verdict.checked["log entries"] == 6
+    drop_table(log, "wide")
+    assert verify(log).faults == []
+    assert writer.head.seq == 6
+
+
+def damage_row(log: CommitLog, place: int, value: int) -> None:
+    """Changes one byte of a stored row that the log does not set again."""
+    key = hashes_of(log, "narrow")[0]
+    field = next(field for field in log.client.hkeys(key) if field != b"cold")
+    row = bytearray(log.client.hget(key, field))
+    row[place] = value
+    log.client.hset(key, field, bytes(row))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "fault"),
+    [
+        (0, 9, "another version"),
+        (2, 7, "another version or width"),
+        (23, 0x7F, "not finite"),
+        (35, 0xBF, "not positive"),
+    ],
+)
+def test_a_damaged_row_is_found(log, place, value, fault):
+    written(log, folded=6)
+    damage_row(log, place, value)
+    if fault == "not finite":
+        damage_row(log, place - 1, 0xFF)
+    assert any(fault in one for one in verify(log).faults)
+
+
+def test_a_row_in_the_wrong_hash_is_found(log, monkeypatch):
+    monkeypatch.setattr(embedding_store.layout, "ROWS_PER_HASH", 8)
+    written(log, folded=6)
+    keys = hashes_of(log, "narrow")
+    field = next(field for field in log.client.hkeys(keys[0]) if field != b"cold")
+    log.client.hset(keys[1], field, log.client.hget(keys[0], field))
+    faults = verify(log).faults
+    assert any("another hash" in one for one in faults)
+    assert any("rows are stored" in one for one in faults)
+
+
+@pytest.mark.parametrize("seq", [2, 5], ids=["before the mark", "past the mark"])
+def test_a_lacking_log_entry_is_found(log, seq):
+    written(log)
+    log.client.xdel(log.keys.log, f"{seq}-1")
+    assert any(f"commit {seq + 1}-1 follows {seq}-1, not {seq - 1}-1" in one for one in verify(log).faults)
+
+
+def test_a_damaged_log_entry_is_found(log):
+    writer = written(log)
+    log.append(writer.epoch, writer.head, CommitId(7, 1), b"no commit")
+    assert verify(log).faults == ["log: commit 7-1: a log entry is no commit of this format"]
+
+
+def test_a_load_that_was_broken_off_is_found(log, redis_url, tmp_path):
+    path = tmp_path / "dump"
+    path.write_bytes(written(log).committed)
+    other = log_for(redis_url)
+    with pytest.raises(StoreUnavailable):
+        load_dump(flaky_log(other, left=5), read_dump(path))
+    assert verify(other).faults == ["a load was broken off: run `dolmen store load` again"]
+
+
+@pytest.mark.parametrize("folded", [0, 3, 6])
+def test_dropping_a_table_takes_its_rows_and_nothing_else(log, folded):
+    writer = written(log, folded=folded)
+    new = drop_table(log, "wide")
+    with pytest.raises(Fenced):
+        writer.commit()
+    for _ in range(2):
+        snapshot = bootstrap(log, learning=True)
+        assert snapshot.id == new
+        assert [table.name for table in snapshot.shard.tables] == ["narrow"]
+        head = orjson.loads(dump_of(snapshot).split(b"\n")[0])
+        assert head["tables"] == [{"name": "narrow", "dim": 2, "rows": 1 + writer.shard.live_rows(1).size}]
+        assert head["offsets"] == {"events": {"0": 6}}
+        Materializer(log, log.raise_epoch(), 0).fold()
+    assert not any(b":rows:wide:" in key for key in keys_of(log))
+
+
+def test_a_table_that_comes_back_after_being_dropped_begins_empty_whether_folded_or_not(redis_url):
+    dumps = []
+    for folded in (False, True):
+        log = log_for(redis_url)
+        writer = written(log, folded=6)
+        writer.head = drop_table(log, "narrow")
+        writer.epoch = log.raise_epoch()
+        if folded:
+            Materializer(log, writer.epoch, 0).fold()
+        snapshot = bootstrap(log, learning=True, define=lambda _: (TABLES, 7))
+        assert snapshot.shard.counts[snapshot.shard.number[NARROW.name]] == 0
+        writer.shard, writer.definition = snapshot.shard, definition()
+        writer.commit()
+        dumps.append(stored(log))
+    assert dumps[0] == dumps[1]
+
+
+def test_dropping_what_is_not_there_is_told(log):
+    written(log)
+    with pytest.raises(KeyError):
+        drop_table(log, "nothing")
