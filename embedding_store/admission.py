@@ -103,6 +103,7 @@ class SlidingFilter:
         self._stored = np.zeros(self._dirty.size, dtype=np.bool_)
         self._control = np.zeros(2, dtype=np.int64)
         self._part = -1
+        self._strays: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     @property
     def arrays(self) -> FilterArrays:
@@ -143,6 +144,8 @@ class SlidingFilter:
         full = pages[changed].any(axis=1)
         gone = changed[~full & self._stored[changed]]
         self._stored[changed] = full
+        gone = np.union1d(gone, self._strays)
+        self._strays = self._strays[:0]
         return page_block(changed[full], pages[changed[full]]), gone.astype(np.int64)
 
     def all_pages(self) -> Block:
@@ -156,11 +159,13 @@ class SlidingFilter:
         pages = self._entries.reshape(-1, PAGE_ENTRIES)
         numbers = block.entries["id"].astype(np.int64)
         inside = numbers < pages.shape[0]
+        self._strays = np.union1d(self._strays, numbers[~inside])
         pages[numbers[inside]] = block.entries["page"][inside]
         self._stored[numbers[inside]] = True
 
     def remove(self, numbers: NDArray[np.int64]) -> None:
         """Empties pages."""
+        self._strays = np.setdiff1d(self._strays, numbers)
         numbers = numbers[numbers < self._stored.size]
         self._entries.reshape(-1, PAGE_ENTRIES)[numbers] = 0
         self._stored[numbers] = False
@@ -171,9 +176,13 @@ class SlidingFilter:
         return orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
 
     def load_state(self, data: bytes) -> bool:
-        """Takes what :meth:`state_json` gave; False, and an empty filter, if it was made for another memory."""
+        """Takes what :meth:`state_json` gave; False, and an empty filter, if it was made for another memory.
+
+        The pages of the other one are gone with the next :meth:`take_changes`.
+        """
         state = orjson.loads(data)
         if state["entries"] != self._entries.shape[1]:
+            self._strays = np.union1d(self._strays, np.flatnonzero(self._stored))
             self._entries[:] = 0
             self._stored[:] = False
             return False

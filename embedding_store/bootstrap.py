@@ -31,6 +31,7 @@ class Snapshot:
         positions: Consumed Kafka offsets, as committed.
         parts: Opaque parts by name.
         tail_bytes: Of each entry past the mark, so that the owner knows how much there is to fold.
+        dropped: Tables that were dropped past the mark.
     """
 
     shard: Shard
@@ -39,12 +40,14 @@ class Snapshot:
     positions: dict[str, object] = field(default_factory=dict)
     parts: dict[str, bytes] = field(default_factory=dict)
     tail_bytes: list[tuple[CommitId, int]] = field(default_factory=list)
+    dropped: set[str] = field(default_factory=set)
 
     def apply(self, commit_id: CommitId, commit: Commit) -> None:
         """Goes one commit on."""
         shard = self.shard
         if "layouts" in commit.parts:
             shard.load_layouts(commit.parts["layouts"])
+        self.dropped.update(commit.dropped)
         for name in commit.dropped:
             if name in shard.number:
                 shard.clear(shard.number[name])
@@ -137,11 +140,16 @@ def bootstrap(
             shard = Shard(schema.tables, schema.seed, learning, schema.admission, layouts)
             snapshot = Snapshot(shard, mark)
             _read_parts(log, snapshot)
-            for table in schema.tables:
-                _read_rows(log, shard, table.name)
-            if learning:
-                _read_rows(log, shard, FILTER)
+            faults: dict[str, BadBytes] = {}
+            for name in [*shard.number, *([FILTER] if learning else [])]:
+                try:
+                    _read_rows(log, shard, name)
+                except BadBytes as error:
+                    faults[name] = error  # none if these rows are of a table that was dropped, and made anew since
             catch_up(log, snapshot)
+            for name, fault in faults.items():
+                if name not in snapshot.dropped:
+                    raise fault
             if learning and "filter" in snapshot.parts:
                 shard.filter.load_state(snapshot.parts["filter"])
             if snapshot.definition != definition:

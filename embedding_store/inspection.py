@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.bootstrap import Snapshot, bootstrap, current_definition, stored_schema
-from embedding_store.codec import COLD_FIELD, ID_BYTES, Block, decode_rows
+from embedding_store.codec import COLD_FIELD, FILTER, ID_BYTES, Block, decode_rows
 from embedding_store.commit import ROOT, decode
 from embedding_store.errors import BadBytes, LogTrimmed
 from embedding_store.ids import feature_id, render_id
@@ -16,6 +16,7 @@ from embedding_store.layout import Size, hash_of
 from embedding_store.log import CommitLog
 from embedding_store.redis_client import translated
 from embedding_store.rows import read_sizes, scan_rows
+from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
 
 _ASKED = 10_000
@@ -128,29 +129,40 @@ def verify(log: CommitLog) -> Verdict:
     if not definition:
         verdict.faults.append("the last commit's definition is gone")
         return verdict
-    for table in stored_schema(definition).tables:
-        rows, mark = 0, log.state().mark_text
-        size = read_sizes(log).get(table.name, Size())
-        for places, fields, values in scan_rows(log, table.name):
-            rows += len(fields)
-            verdict.faults += _place_faults(log, table.name, size, places, fields)
-            try:
-                blocks = decode_rows(table, fields, values)
-            except BadBytes as error:
-                verdict.faults.append(str(error))
-                continue
-            verdict.faults += [fault for block in blocks for fault in _row_faults(block)]
-        if rows != size.rows and log.state().mark_text == mark:
-            verdict.faults.append(f"table {table.name!r}: {rows} rows are stored, {size.rows} were counted")
-        verdict.checked[f"rows of {table.name}"] = rows
     try:
         snapshot = bootstrap(log, learning=True)
     except (BadBytes, LogTrimmed) as error:
         verdict.faults.append(str(error))
-        return verdict
+        snapshot = None
+    tables: list[TableSettings | None] = [*stored_schema(definition).tables, None]
+    for table in tables:
+        if table is None or snapshot is None or table.name not in snapshot.dropped:
+            verdict.faults += _table_faults(log, verdict, table, snapshot)
     if snapshot is not None:
         verdict.faults += _shard_faults(snapshot)
     return verdict
+
+
+def _table_faults(
+    log: CommitLog, verdict: Verdict, table: TableSettings | None, snapshot: Snapshot | None
+) -> Iterator[str]:
+    """Faults of a table's stored rows, or of the filter's pages where it is None."""
+    name = table.name if table else FILTER
+    rows, mark = 0, log.state().mark_text
+    size = read_sizes(log).get(name, Size())
+    for places, fields, values in scan_rows(log, name):
+        rows += len(fields)
+        yield from _place_faults(log, name, size, places, fields)
+        try:
+            blocks = decode_rows(table, fields, values)
+        except BadBytes as error:
+            yield str(error)
+            continue
+        if table is not None:
+            yield from (fault for block in blocks for fault in _row_faults(table, block, snapshot))
+    if rows != size.rows and log.state().mark_text == mark:
+        yield f"table {name!r}: {rows} rows are stored, {size.rows} were counted"
+    verdict.checked[f"rows of {name}" if table else "pages of the filter"] = rows
 
 
 def _log_faults(log: CommitLog, verdict: Verdict) -> Iterator[str]:
@@ -191,10 +203,16 @@ def _place_faults(
         yield f"table {table!r}: {int(wrong.sum())} rows lie in another hash than their id says"
 
 
-def _row_faults(block: Block) -> Iterator[str]:
+def _row_faults(table: TableSettings, block: Block, snapshot: Snapshot | None) -> Iterator[str]:
     entries = block.entries
     cold = block.cold
     name = f"table {block.table!r}"
+    if snapshot is not None:
+        dim = entries["values"].shape[1] - 1
+        if not all(snapshot.shard.layouts.holds(table.name, int(n), dim) for n in np.unique(entries["layout"])):
+            yield f"{name}: a row of {dim} numbers has an unknown layout, or another's"
+    if table.optimizer.startswith("adagrad") and not (entries["state"] > 0).all():
+        yield f"{name}: an accumulator is not positive"
     if not (np.isfinite(entries["values"]).all() and np.isfinite(entries["state"]).all()):
         yield f"{name}: a row holds a number that is not finite"
     if (entries["count"][~cold] == 0).any():

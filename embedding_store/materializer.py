@@ -91,12 +91,13 @@ class Materializer:
 
     def _sync(self) -> None:
         """Takes the mark as it stands: after an answer that was lost, it is ahead of what this materializer knows."""
+        known = self.known  # before the state is read: the owner may commit in between
         state = self._log.state()
         if state.epoch != self._epoch:
             raise refusal(self._log.keys, self._epoch, state.epoch, state.head, self.known)
-        if state.head < self.known:
+        if state.head < known:
             raise LineageBroken(
-                f"{self._log.keys.log}: it ends at commit {state.head}, not {self.known}; the store went back in time"
+                f"{self._log.keys.log}: it ends at commit {state.head}, not {known}; the store went back in time"
             )
         self.mark, self._mark_text = state.mark, state.mark_text
 

@@ -126,6 +126,13 @@ class Layouts:
             self.known.append((table, kept))
         return self.known.index((table, kept))
 
+    def holds(self, table: str, layout: int, dim: int) -> bool:
+        """Whether a row that keeps so many numbers can be of a table and a layout."""
+        if layout >= len(self.known):
+            return False
+        name, kept = self.known[layout]
+        return name == table and len(kept) == dim and kept[-1] < next(t.dim for t in self.tables if t.name == table)
+
     def to_json(self) -> bytes:
         """Layouts and plans, for a commit."""
         value = {
@@ -138,18 +145,23 @@ class Layouts:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
     def load_json(self, data: bytes) -> None:
-        """Takes what :meth:`to_json` gave. Plans of tables that are not here are left out.
+        """Takes what :meth:`to_json` gave.
+
+        Layouts known already stay known, since rows of a later commit may be here. Plans of tables that are not here,
+        or that were made anew with another width since, are left out.
 
         Raises:
-            BadBytes: If a plan does not fit its table.
+            BadBytes: If a plan cannot be read.
         """
         value = orjson.loads(data)
-        self.known = [(name, tuple(kept)) for name, kept in value["layouts"]]
+        layouts = [(name, tuple(kept)) for name, kept in value["layouts"]]
+        if layouts != self.known[: len(layouts)]:
+            self.known = layouts
         dims = {table.name: table.dim for table in self.tables}
         self.plans = {}
         for name, plan in value["plans"].items():
-            if name in dims:
-                self.plans[name] = parse_plan(plan, name, dims[name])
+            if name in dims and (read := read_plan(plan, name)) and not read.faults(dims[name]):
+                self.plans[name] = read
 
 
 def parse_plan(value: Mapping[str, Any], table: str, dim: int) -> TablePlan:
@@ -158,16 +170,25 @@ def parse_plan(value: Mapping[str, Any], table: str, dim: int) -> TablePlan:
     Raises:
         BadBytes: Naming every fault.
     """
+    plan = read_plan(value, table)
+    faults = plan.faults(dim)
+    if faults:
+        raise BadBytes(f"the plan of table {table!r}: " + "; ".join(faults))
+    return plan
+
+
+def read_plan(value: Mapping[str, Any], table: str) -> TablePlan:
+    """A plan from JSON, whatever its table is like.
+
+    Raises:
+        BadBytes: If it is no plan.
+    """
     try:
         matrix = value.get("matrix")
-        plan = TablePlan(
+        return TablePlan(
             tuple(int(b) for b in value["bounds"]),
             tuple(tuple(int(k) for k in kept) for kept in value["kept"]),
             None if matrix is None else tuple(tuple(float(x) for x in row) for row in matrix),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadBytes(f"the plan of table {table!r} cannot be read: {error!r}") from None
-    faults = plan.faults(dim)
-    if faults:
-        raise BadBytes(f"the plan of table {table!r}: " + "; ".join(faults))
-    return plan

@@ -40,6 +40,12 @@ def propose(log: CommitLog, proposal: Proposal) -> None:
         log.client.hset(log.keys.plans, proposal.table, orjson.dumps(value))
 
 
+def withdraw(log: CommitLog, table: str) -> None:
+    """Takes a table's proposal back; what was taken over stays. Idempotent."""
+    with translated():
+        log.client.hdel(log.keys.plans, table)
+
+
 def read_proposals(log: CommitLog, dims: dict[str, int]) -> list[Proposal]:
     """The proposals for some tables, by name.
 

@@ -5,10 +5,11 @@ import orjson
 from embedding_store.bootstrap import bootstrap
 from embedding_store.commit import Commit, CommitId, encode
 from embedding_store.log import CommitLog, epoch_number
+from embedding_store.proposal import withdraw
 
 
 def drop_table(log: CommitLog, name: str) -> CommitId:
-    """Removes a retired table with all its rows, by a commit of its own. Fences the trainer that may run.
+    """Removes a retired table with all its rows and its plan, by a commit of its own. Fences the trainer that may run.
 
     Raises:
         KeyError: If the store holds no such table.
@@ -22,6 +23,9 @@ def drop_table(log: CommitLog, name: str) -> CommitId:
     value["tables"] = [table for table in value["tables"] if table["name"] != name]
     definition = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     new = CommitId(snapshot.id.seq + 1, epoch_number(epoch))
-    commit = Commit(snapshot.shard.clock_ms, definition, snapshot.positions, parts=snapshot.parts, dropped=(name,))
+    snapshot.shard.layouts.plans.pop(name, None)
+    parts = {**snapshot.parts, **snapshot.shard.parts()}
+    commit = Commit(snapshot.shard.clock_ms, definition, snapshot.positions, parts=parts, dropped=(name,))
     log.append(epoch, snapshot.id, new, encode(commit))
+    withdraw(log, name)
     return new

@@ -334,8 +334,8 @@ class Shard:
             self._apply(table, int(layout), block.entries[block.entries["layout"] == layout])
 
     def _apply(self, table: int, layout: int, entries: NDArray[np.void]) -> None:
-        dim = entries["values"].shape[1] - 1
-        if layout >= self._layouts.dims.size or self._layouts.widths[layout] == 0 or self._layouts.dims[layout] != dim:
+        dim, state = entries["values"].shape[1] - 1, entries["state"].shape[1]
+        if not self.layouts.holds(self.tables[table].name, layout, dim) or state != self.tables[table].state_width(dim):
             return  # of a table of this name that was dropped since
         width = int(self._layouts.widths[layout])
         ids = np.ascontiguousarray(entries["id"]).astype(np.int64)
@@ -391,7 +391,7 @@ class Shard:
 
     def settle(self) -> None:
         """Re-encodes every row that the present plans have otherwise, as a dump shows them."""
-        self._stale = 0
+        self._stale = 0 if self.learning else -1
         while self._stale >= 0:
             self._reencode(1 << 16)
 

@@ -66,7 +66,7 @@ class Trainer:
             positions={"dolmen.examples": {"topic_id": None, "offsets": {"0": self.id.seq}}},
             blocks=blocks,
             gone=gone,
-            parts=self.learner.parts(),
+            parts={**self.learner.parts(), **self.learner.shard.parts()},
             appended=tuple(appended),
             examples=len(columns.labels),
         )

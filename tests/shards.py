@@ -77,6 +77,24 @@ def pooled(
     return shard.gather(shard.lookup(batch, numbers), batch, numbers, averaged)
 
 
+def entries_of(shard: Shard, rows: NDArray[np.int64]) -> NDArray[np.void]:
+    """Some rows of one table and layout as the codec has them."""
+    (block,) = shard.blocks(rows)
+    return block.entries
+
+
+def rows_of(shard: Shard, table: int) -> NDArray[np.int64]:
+    """Every row of a table that takes memory, expired or not, the cold row not among them."""
+    headers = shard.rows.headers[: shard.index.rows_end]
+    rows = np.flatnonzero((headers["at"] >= 0) & (headers["table"] == table))
+    return rows[rows >= len(shard.tables)]
+
+
+def ids_of(shard: Shard, table: int) -> NDArray[np.int64]:
+    """The ids of those rows."""
+    return shard.rows.headers["id"][rows_of(shard, table)].astype(np.int64)
+
+
 def definition(tables: Sequence[TableSettings] = TABLES, seed: int = SEED, **more: Any) -> bytes:
     """What the store reads of a definition."""
     return orjson.dumps({"tables": [table.model_dump(mode="json") for table in tables], "seed": seed, **more})
@@ -137,6 +155,7 @@ class Writer:
         self.offset += 1
         self.parts["step"] = self.offset.to_bytes(8, "little")
         blocks, gone = self.shard.take_changes()
+        self.parts.update(self.shard.parts())
         data = encode(
             Commit(self.shard.clock_ms, self.definition, self.positions(), blocks, gone, dict(self.parts), dropped)
         )

@@ -358,7 +358,7 @@ class Trainer:
             if self._source.lost_logs != self._losses:
                 raise LineageBroken("a Kafka log was lost; going back to the last commit and on from the new log")
         self._read_proposals()
-        if self._proposals and not self._uncommitted:
+        if any(p.from_offset is None for p in self._proposals) and not self._uncommitted:
             self._commit()
         lag = self._source.lag()
         self._left = sum(lag.values())

@@ -98,18 +98,20 @@ def test_expired_rows_are_left_out_whether_swept_or_not():
         dumps.append(dump_of(writer.snapshot()))
     assert dumps[0] == dumps[1]
     head = orjson.loads(dumps[0].split(b"\n")[0])
-    assert [(table["name"], table["rows"]) for table in head["tables"]] == [("narrow", 4), ("wide", 2)]
+    assert [(rows["table"], rows["rows"]) for rows in head["rows"]] == [("narrow", 4), ("wide", 2)]
 
 
 def test_a_dump_is_laid_out_as_documented(writer):
     line, _, rest = writer.committed.partition(b"\n")
     head = orjson.loads(line)
     assert head["format"] == "dolmen-dump-1"
-    assert [(t["name"], t["dim"]) for t in head["tables"]] == [("narrow", 2), ("wide", 6)]
-    size = sum(t["rows"] * (8 + 20 + 4 * (1 + t["dim"] + 2)) for t in head["tables"])
-    assert rest[size:-4] == (6).to_bytes(8, "little")
+    assert [(t["table"], t["layout"], t["dim"]) for t in head["rows"]] == [("narrow", 1, 2), ("wide", 0, 6)]
+    size = sum(t["rows"] * (8 + 20 + 4 * (1 + t["dim"] + 2)) for t in head["rows"])
+    parts = {**writer.shard.parts(), "step": (6).to_bytes(8, "little")}
+    assert head["parts"] == {name: len(data) for name, data in parts.items()}
+    assert rest[size:-4] == b"".join(data for _, data in sorted(parts.items()))
     assert int.from_bytes(rest[-4:], "little") == zlib.crc32(writer.committed[:-4])
-    narrow = np.frombuffer(rest, dtype=[("id", "<u8"), ("rest", "V40")], count=head["tables"][0]["rows"])
+    narrow = np.frombuffer(rest, dtype=[("id", "<u8"), ("rest", "V40")], count=head["rows"][0]["rows"])
     assert (np.diff(narrow["id"][1:].astype(np.int64)) > 0).all()
 
 

@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 import embedding_store.layout
-from embedding_store.bootstrap import bootstrap
+from embedding_store.bootstrap import Schema, bootstrap
 from embedding_store.commit import CommitId
 from embedding_store.dump import load_dump, read_dump
 from embedding_store.errors import Fenced, StoreUnavailable
@@ -19,6 +19,7 @@ from tests.shards import (
     Writer,
     definition,
     dump_of,
+    entries_of,
     flaky_log,
     hashes_of,
     keys_of,
@@ -68,7 +69,7 @@ def test_an_empty_store_is_described_and_sound(log):
 def test_a_row_is_shown_as_it_is(log):
     writer = written(log)
     number = writer.shard.number["narrow"]
-    entry = writer.shard.block(number, writer.shard.live_rows(number)[:1]).entries[0]
+    entry = entries_of(writer.shard, writer.shard.live_rows(number)[:1])[0]
     row = inspect_row(log, "narrow", str(entry["id"]))
     assert row["id"] == str(entry["id"])
     assert [row["linear"], *row["vector"]] == entry["values"].tolist()
@@ -104,7 +105,7 @@ def damage_row(log: CommitLog, place: int, value: int) -> None:
     ("place", "value", "fault"),
     [
         (0, 9, "another version"),
-        (2, 7, "another version or width"),
+        (2, 9, "unknown layout"),
         (23, 0x7F, "not finite"),
         (35, 0xBF, "not positive"),
     ],
@@ -161,7 +162,7 @@ def test_dropping_a_table_takes_its_rows_and_nothing_else(log, folded):
         assert snapshot.id == new
         assert [table.name for table in snapshot.shard.tables] == ["narrow"]
         head = orjson.loads(dump_of(snapshot).split(b"\n")[0])
-        assert head["tables"] == [{"name": "narrow", "dim": 2, "rows": 1 + writer.shard.live_rows(1).size}]
+        assert head["rows"] == [{"table": "narrow", "layout": 1, "dim": 2, "rows": 1 + writer.shard.live_rows(1).size}]
         assert head["offsets"] == {"events": {"0": 6}}
         Materializer(log, log.raise_epoch(), 0).fold()
     assert not any(b":rows:wide:" in key for key in keys_of(log))
@@ -176,7 +177,7 @@ def test_a_table_that_comes_back_after_being_dropped_begins_empty_whether_folded
         writer.epoch = log.raise_epoch()
         if folded:
             Materializer(log, writer.epoch, 0).fold()
-        snapshot = bootstrap(log, learning=True, define=lambda _: (TABLES, 7))
+        snapshot = bootstrap(log, learning=True, define=lambda _: Schema(TABLES, 7))
         assert snapshot.shard.counts[snapshot.shard.number[NARROW.name]] == 0
         writer.shard, writer.definition = snapshot.shard, definition()
         writer.commit()

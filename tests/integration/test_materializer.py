@@ -10,7 +10,7 @@ from embedding_store.commit import ROOT
 from embedding_store.errors import Fenced, LogTrimmed, StoreUnavailable
 from embedding_store.log import CommitLog
 from embedding_store.materializer import Materializer
-from tests.shards import TABLES, Writer, backup, flaky_log, go_back, hashes_of, log_for, see, stored
+from tests.shards import TABLES, Writer, backup, flaky_log, go_back, hashes_of, log_for, rows_of, see, stored
 
 KEEP = 1 << 30
 
@@ -46,8 +46,7 @@ def test_folded_rows_are_the_shards_rows_and_nothing_else(log):
     assert log.state().mark == log.state().head == writer.head
     for t, table in enumerate(TABLES):
         # rows that are expired but not swept are there too
-        every = np.flatnonzero((writer.shard.slab.headers["live"] == 1) & (writer.shard.slab.headers["table"] == t))
-        block = writer.shard.block(t, np.append(every, t))
+        (block,) = writer.shard.blocks(np.append(rows_of(writer.shard, t), t))
         assert stored_rows(log, table.name) == dict(zip(block.fields(), block.rows(), strict=True))
     log.client.delete(log.keys.log)
     log.client.xadd(log.keys.log, {"prev": "0-0", "commit": b""}, id=str(writer.head))
@@ -95,8 +94,7 @@ def test_a_dropped_table_goes_with_all_its_rows_and_what_comes_after_stays(log):
     materializer.fold()
     learn(writer, 4)
     writer.commit()
-    writer.shard.remove(0, writer.shard.table_ids(0))
-    writer.shard.slab.headers["seq"][0] = 0
+    writer.shard.clear(0)
     see(writer.shard, [[7, None]], times_ms=2300)
     writer.commit(dropped=("wide",))
     before = stored(log)

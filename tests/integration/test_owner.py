@@ -42,7 +42,7 @@ def change(shard: Shard, round_: int, ballast: int = 0) -> Commit:
     rng = np.random.default_rng(round_)
     see(shard, rng.integers(0, 40, (16, 2)).tolist(), rng.normal(size=(16, 2, 7)), times_ms=1000 + 200 * round_)
     blocks, gone = shard.take_changes()
-    parts = {"ballast": rng.bytes(ballast)}
+    parts = {"ballast": rng.bytes(ballast), **shard.parts()}
     return Commit(shard.clock_ms, definition(), {"t": {"offsets": {"0": round_}}}, blocks, gone, parts)
 
 

@@ -26,7 +26,7 @@ from services.doctor import check_redis
 from services.local.servers import Server
 from tests.integration.test_owner import change, wait_for
 from tests.servers import start_redis
-from tests.shards import SEED, TABLES, stored
+from tests.shards import SEED, TABLES, ids_of, stored
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "redis.md"
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
@@ -116,7 +116,7 @@ def test_trainer_store_commands_and_ranker_need_no_more_than_is_documented(serve
     reader = settings_of(server, certificates, "dolmen-ranker")
     reading = log_by(reader)
     assert bootstrap(reading, learning=False).id == owner.head
-    found = fetch_rows(reading, {"wide": shard.table_ids(0)}, read_sizes(reading))
+    found = fetch_rows(reading, {"wide": ids_of(shard, 0)}, read_sizes(reading))
     assert None not in found["wide"]
     replica = Replica(reader, Nobody())
     replica.start()

@@ -1,4 +1,4 @@
-"""A primary dies with commits that its replica never had: the trainer goes back with the store and learns them again."""
+"""A primary dies with commits that its replica never had: the trainer goes back with the store, learns them again."""
 
 import signal
 import time

@@ -155,7 +155,7 @@ def test_rows_of_width_16_take_little_more_than_their_bytes(server, client):
     log = log_of(settings_for(server.url))
     keep_hashes_small(client)
     entries = np.zeros(50_000, dtype=entry_dtype(16, 2))
-    entries["id"], entries["version"], entries["dim"] = np.arange(entries.size) * 7919, 1, 16
+    entries["id"], entries["version"] = np.arange(entries.size) * 7919, 1
     before = client.info("memory")["used_memory"]
     epoch = log.raise_epoch()
     commit = Commit(0, definition([WIDE.model_copy(update={"dim": 16})]), {}, [Block("wide", entries)])

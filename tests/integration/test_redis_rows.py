@@ -14,6 +14,7 @@ from embedding_store.inspection import verify
 from embedding_store.layout import Size, hash_of
 from embedding_store.log import CommitLog
 from embedding_store.materializer import Materializer
+from embedding_store.plan import TablePlan
 from embedding_store.rows import fetch_rows, read_hashes, read_sizes, scan_rows
 from tests.shards import Writer, backup, definition, flaky_log, go_back, hashes_of, keys_of, log_for, stored
 
@@ -34,8 +35,8 @@ def small(monkeypatch):
 
 def block(ids, value: float = 1.0) -> Block:
     entries = np.zeros(len(ids), dtype=DTYPE)
-    entries["id"], entries["version"], entries["dim"] = ids, 1, 2
-    entries["values"], entries["state"], entries["count"] = value, 0.5, 1
+    entries["id"], entries["version"] = ids, 1
+    entries["layout"], entries["values"], entries["state"], entries["count"] = 1, value, 0.5, 1
     return Block("narrow", entries)
 
 
@@ -173,10 +174,13 @@ def test_an_empty_table_gets_all_its_hashes_at_once(log):
 @pytest.mark.usefixtures("small")
 def test_rows_of_several_widths_move_along_in_splits(log):
     writer = Writer(log)
+    writer.shard.set_plan("narrow", TablePlan((), ((1,),)))
     for round_ in range(3):
-        wide = np.zeros(40, dtype=entry_dtype(5, 2))
-        wide["id"], wide["version"], wide["dim"], wide["state"], wide["count"] = np.arange(40) + 40 * round_, 1, 5, 1, 1
-        commit = Commit(0, definition(), {}, [block(np.arange(500, 540) + 40 * round_), Block("narrow", wide)])
+        thin = np.zeros(40, dtype=entry_dtype(1, 2))
+        thin["id"], thin["version"], thin["layout"] = np.arange(40) + 40 * round_, 1, 2
+        thin["state"], thin["count"] = 1, 1
+        blocks = [block(np.arange(500, 540) + 40 * round_), Block("narrow", thin)]
+        commit = Commit(0, definition(), {}, blocks, parts=writer.shard.parts())
         new = CommitId(round_ + 1, 1)
         log.append(writer.epoch, writer.head, new, encode(commit))
         writer.head = new
@@ -184,5 +188,5 @@ def test_rows_of_several_widths_move_along_in_splits(log):
         for _ in range(3):
             Materializer(log, writer.epoch, 0).fold()
         assert stored(log) == before
-    assert {len(row) for row in scanned(log).values()} == {DTYPE.itemsize - 8, wide.itemsize - 8}
+    assert {len(row) for row in scanned(log).values()} == {DTYPE.itemsize - 8, thin.itemsize - 8}
     assert verify(log).faults == []

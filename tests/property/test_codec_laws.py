@@ -9,6 +9,7 @@ from embedding_store.codec import COLD, VERSION, Block, decode_rows, entry_dtype
 from embedding_store.commit import Commit, decode, encode
 from embedding_store.errors import BadBytes
 from embedding_store.ids import feature_id
+from embedding_store.settings import STATE_WIDTHS, TableSettings
 
 IDS = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(width=32, allow_nan=False)
@@ -16,18 +17,24 @@ NAMES = st.text(min_size=1, max_size=12)
 COUNTS = st.integers(0, 2**32 - 1)
 
 
+def table_of(name: str, optimizer: str) -> TableSettings:
+    return TableSettings.model_construct(name=name, dim=9, optimizer=optimizer)
+
+
 @st.composite
-def blocks(draw: st.DrawFn, state: int = 2) -> Block:
-    dim = draw(st.integers(1, 9))
+def blocks(draw: st.DrawFn, optimizer: str = "adagrad") -> Block:
+    dim, name = draw(st.integers(1, 9)), draw(NAMES)
     ids = draw(st.lists(IDS, max_size=12, unique=True))
+    state = table_of(name, optimizer).state_width(dim)
     entries = np.zeros(len(ids), dtype=entry_dtype(dim, state))
-    entries["version"], entries["dim"], entries["id"] = VERSION, dim, ids
+    entries["version"], entries["layout"], entries["id"] = VERSION, draw(st.integers(0, 2**16 - 1)), ids
     for i in range(len(ids)):
         entries["seq"][i], entries["count"][i], entries["last_seen"][i] = draw(COUNTS), draw(COUNTS), draw(IDS)
         entries["values"][i] = draw(st.lists(FLOATS, min_size=1 + dim, max_size=1 + dim))
+        entries["state"][i] = draw(FLOATS)
     if ids and draw(st.booleans()):
         entries["flags"][0], entries["id"][0] = COLD, 0
-    return Block(draw(NAMES), entries)
+    return Block(name, entries)
 
 
 def contents(found: list[Block]) -> list[tuple[str, int, bytes]]:
@@ -35,9 +42,10 @@ def contents(found: list[Block]) -> list[tuple[str, int, bytes]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(blocks())
-def test_rows_come_back_from_their_fields_and_bytes(block: Block) -> None:
-    found = decode_rows(block.table, block.fields(), block.rows(), 2)
+@given(st.sampled_from(list(STATE_WIDTHS)).flatmap(lambda kind: st.tuples(st.just(kind), blocks(kind))))
+def test_rows_come_back_from_their_fields_and_bytes(one: tuple[str, Block]) -> None:
+    optimizer, block = one
+    found = decode_rows(table_of(block.table, optimizer), block.fields(), block.rows())
     assert contents(found) == (contents([block]) if block.entries.size else [])
 
 

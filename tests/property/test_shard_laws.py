@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
-from tests.shards import SEED, pooled, see
+from tests.shards import SEED, entries_of, pooled, see
 
 TABLES = (
     TableSettings(name="wide", dim=3, expire_after="1s", learning_rate=0.1, linear_learning_rate=0.2),
@@ -127,7 +127,7 @@ def test_a_shard_does_what_a_plain_one_does(batches):
             shard.sweep(seed % 12)
     assert shard.clock_ms == plain.clock_ms
     for t, table in enumerate(TABLES):
-        entries = shard.block(t, np.append(shard.live_rows(t), t)).entries
+        entries = entries_of(shard, np.append(shard.live_rows(t), t))
         alive = sorted(key for (table_, key) in plain.rows if table_ == t and not plain.absent(t, key))
         assert entries["id"][:-1].tolist() == alive
         for entry, row in zip(entries, [*(plain.rows[t, key] for key in alive), plain.cold[t]], strict=True):

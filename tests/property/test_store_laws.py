@@ -59,7 +59,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(answer=st.sampled_from(["comes", "is lost", "is lost with the command"]))
     def commits(self, answer: str) -> None:
         positions = {"t": {"offsets": {"0": self.offset}}}
-        parts = {"offset": self.offset.to_bytes(4, "little")}
+        parts = {"offset": self.offset.to_bytes(4, "little"), **self.shard.parts()}
         blocks, gone = self.shard.take_changes()
         data = encode(Commit(self.shard.clock_ms, definition(), positions, blocks, gone, parts))
         new = CommitId(self.head.seq + 1, epoch_number(self.epoch))

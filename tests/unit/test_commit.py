@@ -6,20 +6,24 @@ import zlib
 import numpy as np
 import pytest
 
-from embedding_store.codec import VERSION, Block, entry_dtype
+from embedding_store.codec import PAGE_ENTRIES, VERSION, Block, entry_dtype, page_block
 from embedding_store.commit import ROOT, Commit, CommitId, decode, encode
 from embedding_store.errors import BadBytes
 
 
 def commit() -> Commit:
     entries = np.zeros(2, dtype=entry_dtype(3, 2))
-    entries["version"], entries["dim"], entries["id"] = VERSION, 3, [1, -1]
+    entries["version"], entries["layout"], entries["id"] = VERSION, 3, [1, -1]
     entries["values"] = 0.25
     return Commit(
         clock_ms=123,
         definition=b'{"tables": []}',
         positions={"events": {"topic_id": "x", "offsets": {"0": 7}}},
-        blocks=[Block("a", entries), Block("b", np.zeros(0, dtype=entry_dtype(1, 2)))],
+        blocks=[
+            Block("a", entries),
+            Block("b", np.zeros(0, dtype=entry_dtype(1, 2))),
+            page_block(np.array([3]), np.ones((1, PAGE_ENTRIES), dtype=np.uint32)),
+        ],
         gone={"a": np.array([5, -(2**63)])},
         parts={"dense": b"\x00\x01\x02", "nothing": b""},
         dropped=("old",),
@@ -45,7 +49,7 @@ def test_a_commit_comes_back_as_it_was():
         (b.table, b.entries.dtype, b.entries.tobytes()) for b in before.blocks
     ]
     assert {name: ids.tolist() for name, ids in after.gone.items()} == {"a": [5, -(2**63)]}
-    assert after.row_count == before.row_count == 4
+    assert after.row_count == before.row_count == 5
 
 
 def test_the_smallest_commit_comes_back():
@@ -74,7 +78,7 @@ def test_sections_of_an_unknown_kind_are_skipped():
     magic = body[:6]
     later = magic + section(200, b"plan", b"\xff" * 50) + body[6:] + section(77, b"", b"")
     after = decode(with_checksum(later))
-    assert (after.clock_ms, len(after.blocks), dict(after.parts)) == (123, 2, dict(commit().parts))
+    assert (after.clock_ms, len(after.blocks), dict(after.parts)) == (123, 3, dict(commit().parts))
 
 
 def test_another_format_version_is_refused():

@@ -12,7 +12,7 @@ from embedding_store.commit import CommitId
 from embedding_store.shard import Shard
 from tests.deepfm import deepfm, parts_of
 from tests.definitions import batch_of, feature, message, random_batch, small_definition
-from tests.shards import dump_of
+from tests.shards import dump_of, entries_of
 from trainer.errors import BadRecord
 from trainer.features import Batch
 from trainer.learner import Learner, adam
@@ -24,9 +24,9 @@ class Recorder(Shard):
 
     gradients: np.ndarray
 
-    def learn(self, batch, scored, gradients, fields, means, times_ms):
+    def learn(self, batch, scored, gradients, *rest):
         self.gradients = gradients.copy()
-        super().learn(batch, scored, gradients, fields, means, times_ms)
+        super().learn(batch, scored, gradients, *rest)
 
 
 def learner(shard=Shard, **changes) -> Learner:
@@ -194,7 +194,7 @@ def test_a_weight_of_zero_and_an_absent_label_teach_nothing():
         before = some.scorer.weights.tobytes()
         some.score_and_learn(changed)
         assert some.scorer.weights.tobytes() == before
-    entries = some.shard.block(0, np.arange(1)).entries
+    entries = entries_of(some.shard, np.arange(1))
     assert not entries["values"].any()
 
 
@@ -241,6 +241,7 @@ def test_the_parts_of_a_commit_bring_a_learner_back_to_the_bit():
     for block in whole.shard.take_changes()[0]:
         restored.shard.apply(block)
     restored.shard.clock_ms = whole.shard.clock_ms
+    assert restored.shard.filter.load_state(whole.shard.parts()["filter"])
     assert state_of(restored) == state_of(whole)
     for seed in range(4, 8):
         for each in (whole, restored):

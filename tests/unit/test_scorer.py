@@ -24,9 +24,9 @@ def test_logits_are_those_of_deepfm_in_plain_numpy():
     some = shuffled(scorer())
     rng = np.random.default_rng(2)
     batch = random_batch(some.definition, 3)
-    some.shard.slab.data[: len(some.shard.tables), : 1 + some.shard.dim] = rng.normal(
-        size=(len(some.shard.tables), 1 + some.shard.dim)
-    )
+    for t, table in enumerate(some.shard.tables):
+        at = some.shard.rows.headers["at"][t]
+        some.shard.rows.memory[at : at + 1 + table.dim] = rng.normal(size=1 + table.dim)
     some.moments[:] = [[10, 40, 1000], [10, 5, 30]]
     _, fields = some.embed(batch)
     expected = deepfm(parts_of(some), fields, some.standardise(batch.numbers))

@@ -6,7 +6,7 @@ import pytest
 from embedding_store.codec import COLD
 from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
-from tests.shards import NARROW, SEED, TABLES, WIDE, pooled, see
+from tests.shards import NARROW, SEED, TABLES, WIDE, entries_of, pooled, see
 
 ROOT_TABLE = TableSettings(name="only", dim=3, learning_rate=0.5, linear_learning_rate=0.5, initial_accumulator=1.0)
 
@@ -127,7 +127,7 @@ def test_two_fields_of_one_table_share_rows():
     expected = adagrad_step(initial(ROOT_TABLE, 5), np.array([3.0, 0, 0, 0]))
     assert pooled(shard, [[5]])[0, 0].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert shard.counts.tolist() == [1]
-    assert shard.block(0, shard.live_rows(0)).entries["count"].tolist() == [2]
+    assert entries_of(shard, shard.live_rows(0))["count"].tolist() == [2]
 
 
 # Initial values
@@ -178,16 +178,16 @@ def test_the_counts_add_up_to_the_pairs_of_example_and_field():
         examples = [[None if cell % 7 == 0 else cell for cell in row] for row in ids]
         see(shard, examples, tables=[0, 1, 1])
         pairs += 64 * 3
-    counts = [shard.block(t, np.append(shard.live_rows(t), t)).entries["count"].sum() for t in range(2)]
+    counts = [entries_of(shard, np.append(shard.live_rows(t), t))["count"].sum() for t in range(2)]
     assert sum(counts) == pairs
 
 
 def test_the_cold_row_counts_missing_values_only():
     shard = Shard([ROOT_TABLE], SEED)
     see(shard, [[1], [None], [2], [None], [1]])
-    cold = shard.block(0, np.array([0])).entries
+    cold = entries_of(shard, np.array([0]))
     assert cold["count"].tolist() == [2]
-    entries = shard.block(0, shard.live_rows(0)).entries
+    entries = entries_of(shard, shard.live_rows(0))
     assert dict(zip(entries["id"].tolist(), entries["count"].tolist(), strict=True)) == {1: 2, 2: 1}
 
 
@@ -195,7 +195,7 @@ def test_last_seen_is_the_highest_event_time_in_any_order():
     shard = Shard([ROOT_TABLE], SEED)
     see(shard, [[1], [1], [2]], times_ms=[50, 80, 60])
     see(shard, [[1]], times_ms=70)
-    entries = shard.block(0, shard.live_rows(0)).entries
+    entries = entries_of(shard, shard.live_rows(0))
     assert dict(zip(entries["id"].tolist(), entries["last_seen"].tolist(), strict=True)) == {1: 80, 2: 60}
     assert shard.clock_ms == 80
 
@@ -213,7 +213,7 @@ def test_an_expired_row_is_absent_before_it_is_swept():
     now = pooled(shard, [[1, 1], [None, None]])
     assert (now[0, 0] == now[1, 0]).all()
     assert (now[0, 1] == row[0, 1]).all()
-    assert shard.block(0, shard.live_rows(0)).entries["id"].tolist() == [2]
+    assert entries_of(shard, shard.live_rows(0))["id"].tolist() == [2]
     assert shard.counts.tolist() == [2, 2]
 
 
@@ -236,7 +236,7 @@ def test_an_expired_id_comes_back_afresh_whether_swept_or_not(swept):
         shard.sweep(100)
     see(shard, [[1], [1]], times_ms=9001)
     assert (pooled(shard, [[1]])[0, 0] == initial(WIDE, 1)).all()
-    entry = shard.block(0, shard.live_rows(0)).entries[:1]
+    entry = entries_of(shard, shard.live_rows(0))[:1]
     assert (entry["id"].tolist(), entry["count"].tolist(), entry["last_seen"].tolist()) == ([1], [2], [9001])
     assert entry["state"].tolist() == [[np.float32(WIDE.initial_accumulator)] * 2]
     assert (shard.admitted.tolist(), shard.expired.tolist()) == ([3], [1])
@@ -358,4 +358,4 @@ def test_a_block_of_an_unknown_table_is_left_out():
 def test_live_rows_come_sorted_by_id_as_unsigned():
     shard = Shard([ROOT_TABLE], SEED)
     see(shard, [[-1], [5], [-(2**63)], [2**63 - 1], [0]])
-    assert shard.block(0, shard.live_rows(0)).entries["id"].tolist() == [0, 5, 2**63 - 1, -(2**63), -1]
+    assert entries_of(shard, shard.live_rows(0))["id"].tolist() == [0, 5, 2**63 - 1, -(2**63), -1]
