@@ -1,21 +1,29 @@
 """A real trainer process against real servers: what it does with broken input, other configurations and lost logs."""
 
 import json
+import signal
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from embedding_store.bootstrap import bootstrap
+from embedding_store.ids import feature_id
 from embedding_store.inspection import describe, inspect_row, verify
+from embedding_store.plan import TablePlan
+from embedding_store.proposal import Proposal, propose
 from embedding_store.removal import drop_table
+from embedding_store.replica import Replica
+from embedding_store.settings import StoreSettings
 from services.local.servers import start_broker
-from tests.e2e.storm import Store, TrainerProcess, wait_for
+from tests.e2e.storm import Store, TrainerProcess, finish, wait_for, write_stream
+from tests.shards import pooled
 
 NOW_MS = int(time.time() * 1000)
 ITEM = {"id": 1, "labels": {"click": 1}}
@@ -173,6 +181,94 @@ def test_a_changed_configuration_keeps_what_it_can_and_names_what_it_cannot(
     assert row is not None
     assert (row["count"], len(row["vector"])) == (1, 4)
     assert verify(store.log).faults == []
+
+
+class Nobody:
+    """A follower that needs nothing."""
+
+    def restarted(self, snapshot: object) -> None: ...
+
+    def applied(self, commit_id: object, commit: object) -> None: ...
+
+
+def test_a_plan_given_to_a_running_trainer_takes_effect_there_and_in_readers(
+    tmp_path: Path, redis_url: str, bootstrap_servers: str, producer: KafkaProducer, names: dict[str, str]
+) -> None:
+    topic = names["DOLMEN_EVENTS__TOPICS__EXAMPLES"]
+    create(bootstrap_servers, topic)
+    store = Store(redis_url, topic)
+    plan = TablePlan((3,), ((0, 5), (0, 1, 2, 5)))
+
+    def learn(count: int, offset: int) -> None:
+        for _ in range(count):
+            producer.send(topic, orjson.dumps(message(items=[{**ITEM, "id": 7}, {**ITEM, "id": 100 + offset}])))
+        producer.flush()
+        wait_for("messages", lambda: store.offsets(topic) == {"0": offset}, trainer)
+
+    def plans() -> dict[str, TablePlan]:
+        snapshot = bootstrap(store.log, learning=True)
+        return snapshot.shard.layouts.plans if snapshot else {}
+
+    trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, topic, **names)
+    replica = Replica(StoreSettings(url=redis_url, prefix=topic), Nobody())
+    try:
+        learn(2, 2)
+        replica.start()
+        wait_for("replica", lambda: replica.snapshot is not None, trainer)
+        began = replica.snapshot
+        propose(store.log, Proposal("video", plan))
+        wait_for("the plan", lambda: plans() == {"video": plan}, trainer)
+        learn(3, 5)
+        propose(store.log, Proposal("topic", TablePlan((), ((9,),))))  # not of this table: told, and not taken over
+        learn(1, 6)
+        assert plans() == {"video": plan}
+        wait_for("the replica's last commit", lambda: replica.snapshot.id == store.log.state().head, trainer)  # type: ignore[union-attr]
+        snapshot, reader = bootstrap(store.log, learning=True), replica.snapshot
+        assert snapshot is not None
+        assert reader is not None
+        assert reader is began
+        video, width = reader.shard.number["video"], len(reader.shard.tables)
+        ids = [[feature_id(key)] * width for key in (7, 102, 105, 106, 1)]
+        assert (pooled(reader.shard, ids) == pooled(snapshot.shard, ids)).all()
+        assert sorted(np.flatnonzero(pooled(reader.shard, ids)[0, video, 1:])) == [0, 1, 2, 5]
+        assert sorted(np.flatnonzero(pooled(reader.shard, ids)[3, video, 1:])) == [0, 5]
+    finally:
+        replica.stop()
+        assert trainer.end() == 0
+    assert describe(store.log)["tables"]["video"]["widths"] == {"2": 2, "4": 2}
+    row = inspect_row(store.log, "video", "7")
+    assert row is not None
+    assert (row["count"], len(row["vector"])) == (6, 4)
+    assert verify(store.log).faults == []
+
+
+def test_a_plan_from_an_offset_on_is_the_same_with_and_without_kills(
+    tmp_path: Path, redis_url: str, bootstrap_servers: str, names: dict[str, str]
+) -> None:
+    topic = names["DOLMEN_EVENTS__TOPICS__EXAMPLES"]
+    names["DOLMEN_TRAINER__DETERMINISTIC"] = "true"
+    messages = write_stream(bootstrap_servers, topic, 12_000)
+    plan = TablePlan((2, 8), ((0,), (0, 3), tuple(range(8))))
+    dumps = []
+    for kills in (0, 3):
+        prefix = f"{topic}-{kills}"
+        store = Store(redis_url, prefix)
+        propose(store.log, Proposal("video", plan, from_offset=messages // 3))
+        killed = 0
+        for _ in range(kills):
+            trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, prefix, **names)
+            wait_for("first example", lambda: trainer.consumed() > 0, trainer)  # noqa: B023 - called at once
+            trainer.end(signal.SIGKILL)
+            killed += sum(store.offsets(topic).values()) < messages
+        assert killed or not kills
+        trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, prefix, **names)
+        finish(store, trainer, topic, messages)
+        snapshot = bootstrap(store.log, learning=True)
+        assert snapshot is not None
+        assert snapshot.shard.layouts.plans == {"video": plan}
+        dumps.append(store.dump(tmp_path / f"{kills}.dump"))
+        assert verify(store.log).faults == []
+    assert dumps[0] == dumps[1]
 
 
 @pytest.mark.parametrize("policy", ["earliest", "stop"])
