@@ -24,6 +24,7 @@ from tests.shards import (
     hashes_of,
     keys_of,
     log_for,
+    rows_of,
     see,
     stored,
 )
@@ -116,6 +117,33 @@ def test_a_damaged_row_is_found(log, place, value, fault):
     if fault == "not finite":
         damage_row(log, place - 1, 0xFF)
     assert any(fault in one for one in verify(log).faults)
+
+
+def test_a_damaged_page_of_the_filter_is_found(log):
+    writer = Writer(log, [NARROW.model_copy(update={"admit_after": 3})])
+    see(writer.shard, [[key] for key in range(100)])
+    writer.commit()
+    Materializer(log, writer.epoch, 0).fold()
+    verdict = verify(log)
+    assert verdict.faults == []
+    assert verdict.checked["pages of the filter"] > 0
+    key = next(key for key in keys_of(log) if b":rows:#filter:" in key)
+    field = log.client.hkeys(key)[0]
+    log.client.hset(key, field, log.client.hget(key, field)[:-1])
+    assert any("a page of the admission filter" in one for one in verify(log).faults)
+
+
+def test_an_accumulator_is_checked_for_the_optimizers_that_have_one(log, redis_url):
+    for optimizer, faults in (("adagrad", 1), ("adagrad_elementwise", 1), ("adam", 0), ("ftrl", 0)):
+        log = log_for(redis_url)
+        table = NARROW.model_copy(update={"optimizer": optimizer})
+        writer = Writer(log, [table])
+        see(writer.shard, [[1]])
+        (row,) = rows_of(writer.shard, 0)
+        writer.shard.rows.memory[writer.shard.rows.headers["at"][row] + 1 + table.dim] = 0.0
+        writer.commit()
+        Materializer(log, writer.epoch, 0).fold()
+        assert sum("not positive" in one for one in verify(log).faults) == faults
 
 
 def test_a_row_in_the_wrong_hash_is_found(log, monkeypatch):

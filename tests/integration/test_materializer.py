@@ -217,6 +217,24 @@ def test_a_log_that_does_not_follow_on_the_mark_is_never_folded(log):
     assert log.state().mark == ROOT
 
 
+def test_a_commit_that_comes_while_the_materializer_looks_is_no_step_back(log, monkeypatch):
+    writer = written(log, 2)
+    materializer = Materializer(log, writer.epoch, KEEP)
+    state = log.state
+
+    def looking():
+        found = state()
+        learn(writer, writer.offset)
+        writer.commit()
+        materializer.known = writer.head
+        return found
+
+    monkeypatch.setattr(log, "state", looking)
+    materializer.fold()
+    monkeypatch.undo()
+    assert stored(log) == writer.committed
+
+
 def test_shards_with_another_prefix_are_left_alone(redis_url):
     one, other = log_for(redis_url), log_for(redis_url)
     first = written(one, 3)

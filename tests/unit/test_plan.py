@@ -105,6 +105,33 @@ def test_a_reader_follows_plans_and_widths():
         see(shard, [[2]], gradients=0.1)
 
 
+def test_settling_a_reader_leaves_it_as_it_is():
+    shard = planned()
+    see(shard, [[1], [2]], gradients=0.5)
+    reader = Shard([TABLE], SEED, learning=False, layouts=shard.parts()["layouts"])
+    for block in shard.take_changes()[0]:
+        reader.apply(block)
+    reader.settle()
+    assert (pooled(reader, [[1], [2], [None]]) == pooled(shard, [[1], [2], [None]])).all()
+
+
+def test_layouts_of_an_older_commit_leave_later_ones_known():
+    shard = Shard([TABLE], SEED)
+    older = shard.parts()["layouts"]
+    shard.set_plan("t", PLAN)
+    later = [*shard.layouts.known]
+    shard.load_layouts(older)
+    assert shard.layouts.known == later
+    assert shard.layouts.plans == {}
+
+
+def test_a_plan_of_a_table_that_was_made_anew_with_another_width_is_left_out():
+    shard = Shard([TABLE], SEED)
+    shard.set_plan("t", PLAN)
+    narrower = TABLE.model_copy(update={"dim": 1})
+    assert Shard([narrower], SEED, layouts=shard.parts()["layouts"]).layouts.plans == {}
+
+
 def test_strips_given_back_are_used_again():
     shard = planned()
     see(shard, [[key] for key in range(50)])
