@@ -202,22 +202,27 @@ def with_integers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def keeps_to_its_description(operation: Any, mode: GenerationMode) -> None:
+    """Sends generated requests to one operation and checks every answer against the schema."""
+
+    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE and operation.body:
+            case.body = with_integers(case.body)
+        case.call_and_validate(timeout=10)
+
+    check()
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_the_interface_keeps_to_its_description(stack: Stack, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{stack.ranker.url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) == 6
     for operation in operations:
-
-        @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy(generation_mode=mode))
-        def check(case: Any) -> None:
-            if mode is GenerationMode.POSITIVE and operation.body:
-                case.body = with_integers(case.body)
-            case.call_and_validate(timeout=10)
-
         if mode is GenerationMode.POSITIVE or operation.body:
-            check()
+            keeps_to_its_description(operation, mode)
 
 
 def test_a_changed_model_is_taken_over_without_a_restart(stack: Stack) -> None:
