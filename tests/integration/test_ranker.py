@@ -194,12 +194,14 @@ def test_a_click_by_http_moves_the_ranking(stack: Stack) -> None:
 
 
 def with_integers(value: Any) -> Any:
-    """A JSON schema takes 3.0 for an integer; an id may be none of the kind."""
+    """A JSON schema takes 3.0 for an integer, and integers of any size; an id may be neither."""
     if isinstance(value, dict):
         return {key: with_integers(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [with_integers(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return max(-(2**63), min(value, 2**64 - 1)) if type(value) is int else value
 
 
 def keeps_to_its_description(operation: Any, mode: GenerationMode) -> None:
