@@ -73,14 +73,22 @@ def run(rows: int, examples_per_second: int, seconds: int, skew: float) -> dict[
         log.client.config_set("slowlog-log-slower-than", 1000)
         log.client.config_set("slowlog-max-len", 10_000)
         log.client.slowlog_reset()
+        log.client.config_resetstat()
         visitor = Visitor(server.url)
         visitor.start()
         cpu, start = _cpu_s(log), time.perf_counter()
-        committed, worst_lag_bytes, commit_s = 0, 0, []
+        committed, distinct, worst_lag_bytes = 0, 0, 0
+        commit_s: list[float] = []
+        recent: list[np.ndarray[Any, np.dtype[np.int64]]] = []
         for step in range(seconds * 4):
             drawn = rng.zipf(skew, FIELDS * examples_per_second // 4) % rows
-            commit = commit_of(every[np.unique(drawn)], rng, definition)
+            drawn = np.unique(drawn)
+            commit = commit_of(every[drawn], rng, definition)
             committed += commit.row_count
+            recent.append(drawn)
+            if len(recent) == 8:
+                distinct += np.unique(np.concatenate(recent)).size
+                recent = []
             begun = time.perf_counter()
             owner.commit(commit)
             commit_s.append(time.perf_counter() - begun)
@@ -91,7 +99,7 @@ def run(rows: int, examples_per_second: int, seconds: int, skew: float) -> dict[
             time.sleep(0.05)
         visitor.going = False
         visitor.join()
-        slow = log.client.slowlog_get(10_000)
+        slow, stats = log.client.slowlog_get(10_000), log.client.info("commandstats")
         kinds: dict[str, list[float]] = {}
         for entry in slow:
             words = entry["command"].split(b" ")
@@ -101,7 +109,11 @@ def run(rows: int, examples_per_second: int, seconds: int, skew: float) -> dict[
             "examples_per_second": examples_per_second,
             "committed_rows_per_second": committed / took,
             "rows": read_sizes(log)["t"].rows,
+            "distinct_rows_per_second_in_2_s": distinct / took,
             "server_core_share": (_cpu_s(log) - cpu) / took,
+            "server_seconds_per_second": {
+                name: round(stats[f"cmdstat_{name}"]["usec"] / 1e6 / took, 3) for name in ("evalsha", "hset", "xadd")
+            },
             "on_time": took < seconds * 1.02,
             "commit_p50_ms": float(np.median(commit_s)) * 1000,
             "commit_max_ms": max(commit_s) * 1000,

@@ -1,7 +1,8 @@
 """The whole of a shard from Redis: the rows, then the entries past the mark."""
 
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import orjson
@@ -89,7 +90,7 @@ def bootstrap(
     Args:
         log: Of the shard.
         learning: Whether the rows keep their optimizer state.
-        lease_ms: How long trimming is held back at most.
+        lease_ms: How long trimming is held back after the last sign of life.
         define: The tables to hold, from the stored definition.
 
     Returns:
@@ -103,7 +104,7 @@ def bootstrap(
     """
     for _ in range(_ATTEMPTS):
         reader = f"bootstrap-{secrets.token_hex(8)}"
-        mark = log.lease(reader, lease_ms)
+        mark, leased = log.lease(reader, lease_ms), time.monotonic()
         try:
             definition = current_definition(log)
             if not definition:
@@ -114,7 +115,10 @@ def bootstrap(
             snapshot = Snapshot(Shard(tables, seed, learning), mark)
             _read_parts(log, snapshot)
             for table in tables:
-                _read_rows(log, snapshot.shard, table.name)
+                for _ in _read_rows(log, snapshot.shard, table.name):
+                    if time.monotonic() - leased > lease_ms / 3000:
+                        log.lease(reader, lease_ms, mark)
+                        leased = time.monotonic()
             catch_up(log, snapshot)
             if snapshot.definition != definition:
                 continue  # another one was committed meanwhile, perhaps with other tables
@@ -156,10 +160,12 @@ def _read_parts(log: CommitLog, snapshot: Snapshot) -> None:
     snapshot.parts = parts
 
 
-def _read_rows(log: CommitLog, shard: Shard, table: str) -> None:
+def _read_rows(log: CommitLog, shard: Shard, table: str) -> Iterator[None]:
+    """Applies the stored rows of a table, some at each step."""
     for _, fields, rows in scan_rows(log, table):
         for block in decode_rows(table, fields, rows, STATE_WIDTH):
             shard.apply(block)
+        yield
 
 
 def catch_up(log: CommitLog, snapshot: Snapshot) -> None:
