@@ -1,6 +1,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEMO_ARGS ?=
+TORCH := torch>=2.5,<=2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -16,7 +17,7 @@ $(STAMP): pyproject.toml
 	  || { echo "Dolmen needs Python 3.11, 3.12 or 3.13; name one with make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) 'torch>=2.5,<=2.13.0')
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX) '$(TORCH)')
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@
 

@@ -4,13 +4,11 @@ import argparse
 import datetime
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import evaluate, freshness, stack
+from benchmarks import evaluate, freshness, rank, stack
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 _MARK = "<!-- measured: {} -->"
@@ -65,18 +63,25 @@ def fresh() -> str:
     )  # fmt: skip
 
 
-def command(*words: str) -> Callable[[], str]:
-    """A benchmark that prints Markdown by itself."""
+def ranking() -> str:
+    rows = [
+        [
+            r["request"],
+            f"{r['p50_ms']:.2f} ms",
+            f"{r['p99_ms']:.2f} ms",
+            f"{r['to_bare']:.2f}" if "to_bare" in r else "",
+        ]
+        for r in rank.run(2000)
+    ]
+    return table(["request", "p50", "p99", "p50 to bare FastAPI"], rows)
 
-    def run() -> str:
-        return subprocess.run(
-            [sys.executable, "-m", *words], check=True, stdout=subprocess.PIPE, text=True
-        ).stdout.strip()
 
-    return run
-
-
-SECTIONS: dict[str, Callable[[], Any]] = {"learning": learning, "stack": whole_stack, "freshness": fresh}
+SECTIONS: dict[str, Callable[[], Any]] = {
+    "learning": learning,
+    "stack": whole_stack,
+    "freshness": fresh,
+    "ranking": ranking,
+}
 
 
 def replace(page: str, name: str, body: str) -> str:

@@ -1,7 +1,8 @@
 """The whole of a shard from Redis: the rows, then the entries past the mark."""
 
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -115,7 +116,7 @@ def bootstrap(
     Args:
         log: Of the shard.
         learning: Whether the rows keep their optimizer state.
-        lease_ms: How long trimming is held back at most.
+        lease_ms: How long trimming is held back after the last sign of life.
         define: What to hold, from the stored definition.
 
     Returns:
@@ -129,7 +130,7 @@ def bootstrap(
     """
     for _ in range(_ATTEMPTS):
         reader = f"bootstrap-{secrets.token_hex(8)}"
-        mark = log.lease(reader, lease_ms)
+        mark, leased = log.lease(reader, lease_ms), time.monotonic()
         try:
             definition, layouts = _current(log)
             if not definition:
@@ -143,7 +144,10 @@ def bootstrap(
             faults: dict[str, BadBytes] = {}
             for name in [*shard.number, *([FILTER] if learning else [])]:
                 try:
-                    _read_rows(log, shard, name)
+                    for _ in _read_rows(log, shard, name):
+                        if time.monotonic() - leased > lease_ms / 3000:
+                            log.lease(reader, lease_ms, mark)
+                            leased = time.monotonic()
                 except BadBytes as error:
                     faults[name] = error  # none if these rows are of a table that was dropped, and made anew since
             catch_up(log, snapshot)
@@ -192,11 +196,13 @@ def _read_parts(log: CommitLog, snapshot: Snapshot) -> None:
     snapshot.parts = parts
 
 
-def _read_rows(log: CommitLog, shard: Shard, table: str) -> None:
+def _read_rows(log: CommitLog, shard: Shard, table: str) -> Iterator[None]:
+    """Applies the stored rows of a table, some at each step."""
     settings = None if table == FILTER else shard.tables[shard.number[table]]
     for _, fields, rows in scan_rows(log, table):
         for block in decode_rows(settings, fields, rows):
             shard.apply(block)
+        yield
 
 
 def catch_up(log: CommitLog, snapshot: Snapshot) -> None:

@@ -28,7 +28,7 @@ redis.call('HSET', KEYS[1], 'head', ARGV[3])
 return {'ok', s[1], ARGV[3]}
 """
 _TRIM = """
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local seq, epoch = string.match(ARGV[2], '^(%d+)-(%d+)$')
@@ -42,12 +42,14 @@ for i = 1, #leases, 2 do
     seq, epoch = tonumber(s), tonumber(e)
   end
 end
-return redis.call('XTRIM', KEYS[2], 'MINID', string.format('%d-%d', seq, epoch))
+local oldest = string.format('%d-%d', seq, epoch)
+redis.call('XTRIM', KEYS[2], 'MINID', oldest)
+return oldest
 """
 _LEASE = """
 local t = redis.call('TIME')
 local till = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000) + tonumber(ARGV[2])
-local mark = redis.call('HGET', KEYS[1], 'mark') or '0-0'
+local mark = ARGV[3] or redis.call('HGET', KEYS[1], 'mark') or '0-0'
 local seen = string.match(mark, '^%d+-%d+')
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%s|%d', seen, till))
 return seen
@@ -215,15 +217,29 @@ class CommitLog:
                 counts, rows = self.client.evalsha_ro(self._fetch, *words)
         return [int(count or 0) for count in counts], rows
 
-    def trim(self, epoch: str, oldest: CommitId) -> int:
-        """Drops the entries before `oldest`, as far as no lease holds them, and says how many."""
-        with translated():
-            return int(self._trim(keys=[self.keys.state, self.keys.log, self.keys.leases], args=[epoch, str(oldest)]))
+    def trim(self, epoch: str, oldest: CommitId) -> CommitId | None:
+        """Drops the entries before `oldest`, as far as no lease holds them.
 
-    def lease(self, reader: str, ttl_ms: int) -> CommitId:
-        """Holds trimming back at the mark for a while, and says where it stands."""
+        Returns:
+            The oldest commit that had to stay: `oldest`, or one before it; None for an owner that was replaced.
+        """
         with translated():
-            mark: bytes = self._lease(keys=[self.keys.state, self.keys.leases], args=[reader, ttl_ms])
+            kept: bytes | None = self._trim(
+                keys=[self.keys.state, self.keys.log, self.keys.leases], args=[epoch, str(oldest)]
+            )
+        return CommitId.parse(kept) if kept else None
+
+    def lease(self, reader: str, ttl_ms: int, at: CommitId | None = None) -> CommitId:
+        """Holds trimming back for a while, and says behind which commit.
+
+        Args:
+            reader: Who holds it.
+            ttl_ms: For how long.
+            at: The commit that an earlier lease named, to prolong it; otherwise the mark.
+        """
+        words = [reader, ttl_ms] if at is None else [reader, ttl_ms, str(at)]
+        with translated():
+            mark: bytes = self._lease(keys=[self.keys.state, self.keys.leases], args=words)
         return CommitId.parse(mark)
 
     def release(self, reader: str) -> None:

@@ -7,6 +7,8 @@ or later, so repeating it is harmless.
 """
 
 import secrets
+import threading
+from collections import deque
 
 from embedding_store.change import Change, batches
 from embedding_store.commit import CommitId, decode
@@ -27,7 +29,8 @@ class Materializer:
 
     Attributes:
         mark: The last commit that is wholly in the rows.
-        known: The last commit that the owner knows of; kept up to date by the owner.
+        known: The last commit that the owner knows of.
+        held_bytes: Of the folded entries that are still there, if some of them only stay for a reader that bootstraps.
     """
 
     def __init__(self, log: CommitLog, epoch: str, keep_bytes: int) -> None:
@@ -38,8 +41,20 @@ class Materializer:
         self.mark = state.mark
         self._mark_text = state.mark_text
         self.known = state.head
+        self._offered: deque[Entry] = deque()
+        self._offered_bytes = 0
+        self._lock = threading.Lock()
+        self.held_bytes = 0
         self._folded: list[tuple[CommitId, int]] = []
         self._target, self._attempt, self._number = self.mark, "", 0
+
+    def offer(self, entry: Entry) -> None:
+        """Hands over what the owner has just committed, so that it need not be read back; thread-safe."""
+        with self._lock:
+            self.known = entry.id
+            if self._offered_bytes + len(entry.data) <= self._keep_bytes:
+                self._offered.append(entry)
+                self._offered_bytes += len(entry.data)
 
     def fold(self, max_bytes: int = 32 << 20) -> int:
         """Folds what is past the mark, up to so many bytes of entries.
@@ -55,6 +70,7 @@ class Materializer:
         self._sync()
         entries = self._read(max_bytes)
         if not entries:
+            self._trim()
             return 0
         self._target, self._attempt, self._number = entries[-1].id, secrets.token_hex(4), 0
         fold = Fold([decode(entry.data) for entry in entries])
@@ -72,7 +88,7 @@ class Materializer:
         """What follows on the mark, some at a time: an answer of many large entries would hold the server up."""
         entries: list[Entry] = []
         size, after, count = 0, self.mark, 1
-        while size < max_bytes and (found := self._log.read(after, count)):
+        while size < max_bytes and (found := self._taken(after) or self._log.read(after, count)):
             for entry in found:
                 if entry.prev != after:
                     raise LogTrimmed(f"commit {entry.id} follows {entry.prev}, not {after}")
@@ -81,6 +97,17 @@ class Materializer:
             entries += found
             count = max(1, min(16, _READ_BYTES * len(entries) // size))
         return entries
+
+    def _taken(self, after: CommitId) -> list[Entry]:
+        """The next entry, if it was handed over."""
+        with self._lock:
+            while self._offered and self._offered[0].id <= after:
+                self._offered_bytes -= len(self._offered.popleft().data)
+            if self._offered and self._offered[0].prev == after:
+                entry = self._offered.popleft()
+                self._offered_bytes -= len(entry.data)
+                return [entry]
+        return []
 
     def _step(self, changes: list[Change], last: bool = False) -> None:
         """One command. No other step has the same mark, so one that comes late is refused."""
@@ -91,10 +118,10 @@ class Materializer:
 
     def _sync(self) -> None:
         """Takes the mark as it stands: after an answer that was lost, it is ahead of what this materializer knows."""
-        known = self.known  # before the state is read: the owner may commit in between
+        known = self.known  # before the state is read: the owner goes on committing
         state = self._log.state()
         if state.epoch != self._epoch:
-            raise refusal(self._log.keys, self._epoch, state.epoch, state.head, self.known)
+            raise refusal(self._log.keys, self._epoch, state.epoch, state.head, known)
         if state.head < known:
             raise LineageBroken(
                 f"{self._log.keys.log}: it ends at commit {state.head}, not {known}; the store went back in time"
@@ -102,11 +129,13 @@ class Materializer:
         self.mark, self._mark_text = state.mark, state.mark_text
 
     def _trim(self) -> None:
+        """Drops what need not stay, unless a reader that bootstraps still needs it."""
         kept = sum(size for _, size in self._folded)
         drop = 0
         while drop < len(self._folded) - 1 and kept > self._keep_bytes:
             kept -= self._folded[drop][1]
             drop += 1
-        if drop:
-            self._log.trim(self._epoch, self._folded[drop][0])
-            del self._folded[:drop]
+        if drop and (oldest := self._log.trim(self._epoch, self._folded[drop][0])) is not None:
+            held = [size for commit, size in self._folded[:drop] if commit >= oldest]
+            del self._folded[: drop - len(held)]
+            self.held_bytes = kept + sum(held) if held else 0

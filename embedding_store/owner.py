@@ -11,7 +11,7 @@ from embedding_store.bootstrap import Schema, Snapshot, bootstrap, stored_schema
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.errors import StoreEmptied, StoreUnavailable
 from embedding_store.keys import Keys
-from embedding_store.log import CommitLog, epoch_number
+from embedding_store.log import CommitLog, Entry, epoch_number
 from embedding_store.materializer import Materializer
 from embedding_store.proposal import Proposal, read_proposals
 from embedding_store.redis_client import connect
@@ -21,6 +21,8 @@ from embedding_store.settings import StoreSettings
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_PATIENCE_S = 1.0
+"""How long waiting for room in the log is nothing to tell."""
 
 
 class Owner:
@@ -45,6 +47,7 @@ class Owner:
         self._thread: threading.Thread | None = None
         self._materializer: Materializer | None = None
         self._failure: Exception | None = None
+        self._fold_error = ""
 
     def open(self, define: Callable[[bytes], Schema] = stored_schema) -> Snapshot | None:
         """Fences every earlier owner, then restores. May be called again, after the store went back in time.
@@ -88,9 +91,9 @@ class Owner:
         data = encode(commit)
         self._wait_for_room(len(data))
         self._patiently(lambda: self._log.append(self._epoch, self.head, new, data))
-        self.head = new
         if self._materializer is not None:
-            self._materializer.known = new
+            self._materializer.offer(Entry(new, self.head, data))
+        self.head = new
         with self._changed:
             self._sizes.append((new, len(data)))
             self._changed.notify_all()
@@ -146,9 +149,22 @@ class Owner:
 
     def _wait_for_room(self, size: int) -> None:
         """Waits for the materializer, unless it has ended: then the append itself says best what is wrong."""
+        since = time.monotonic()
         with self._changed:
-            while self._failure is None and self._sizes and self._size() + size > self._settings.log_bytes // 2:
+            while self._failure is None and (reason := self._too_full(size)):
+                if time.monotonic() - since > _PATIENCE_S:
+                    self._waiting(StoreUnavailable(self._fold_error or reason))
                 self._changed.wait(0.1)
+
+    def _too_full(self, size: int) -> str | None:
+        """Why the log has no room for so many bytes more."""
+        limit = self._settings.log_bytes
+        if self._sizes and self._size() + size > limit // 2:
+            return "the commit log is full, and folding it takes its time; store.log_bytes bounds it"
+        held = self._materializer.held_bytes if self._materializer is not None else 0
+        if held and held + self._size() + size > limit:
+            return "the commit log is full, and a reader that bootstraps still needs it; store.log_bytes bounds it"
+        return None
 
     def _size(self) -> int:
         return sum(size for _, size in self._sizes)
@@ -165,7 +181,9 @@ class Owner:
             try:
                 while materializer.fold() and not self._stop:
                     self._forget(materializer.mark)
+                self._fold_error = ""
             except StoreUnavailable as error:
+                self._fold_error = f"folding waits: {error}"
                 _log.warning("folding waits: %s", error)
                 time.sleep(_BACKOFF_S[-1])
             except Exception as error:

@@ -46,6 +46,17 @@ def _eviction_policy(client: Client) -> str | None:
     return None
 
 
+def listpack_limit(client: Client) -> int | None:
+    """The longest value that the server keeps in a small hash of one piece, in bytes; None if it does not tell."""
+    with translated():
+        try:
+            found = client.config_get("hash-max-listpack-value")
+            return next((int(value) for value in found.values()), None)
+        except redis.ResponseError as error:
+            _pass_on_unless_refused(error)
+    return None
+
+
 def keep_hashes_small(client: Client) -> None:
     """Raises the server's limits for hashes of one piece, if they are lower and the server lets us.
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import redis
 
 from embedding_store.redis_client import DEFAULT_URL, connect
+from embedding_store.server import LISTPACK, listpack_limit
 from embedding_store.settings import StoreSettings, format_duration
 
 Status = Literal["ok", "warn", "fail"]
@@ -56,7 +57,7 @@ def check_redis(settings: StoreSettings) -> list[Check]:
             before_ms = time.time() * 1000
             seconds, microseconds = client.time()
             skew_ms = seconds * 1000 + microseconds / 1000 - (before_ms + time.time() * 1000) / 2
-            return judge_redis(where, client.info("everything"), skew_ms)
+            return [*judge_redis(where, client.info("everything"), skew_ms), judge_compaction(listpack_limit(client))]
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         remedy = "set store.username and DOLMEN_STORE__PASSWORD (or …_FILE); the user needs INFO and TIME"
         return [Check("redis", "fail", f"{where} refuses us: {error}", remedy)]
@@ -113,6 +114,23 @@ def _judge_eviction(info: Mapping[str, Any]) -> Check:
         return Check("redis eviction", "ok" if policy == "noeviction" else "warn", policy)
     remedy = "CONFIG SET maxmemory-policy noeviction, and set it in the server's configuration: rows must not vanish"
     return Check("redis eviction", "fail", policy, remedy)
+
+
+def judge_compaction(limit_bytes: int | None) -> Check:
+    """Whether the server keeps rows in their smaller form.
+
+    Args:
+        limit_bytes: Its hash-max-listpack-value; None if it does not tell.
+    """
+    name, wanted = "redis compact rows", LISTPACK["hash-max-listpack-value"]
+    if limit_bytes is None:
+        return Check(name, "ok", "the server does not tell its hash-max-listpack-value; see that it is 256")
+    if limit_bytes < wanted:
+        remedy = (
+            f"set hash-max-listpack-value {wanted} in the server's configuration: rows then take a third less memory"
+        )
+        return Check(name, "warn", f"hash-max-listpack-value is {limit_bytes}", remedy)
+    return Check(name, "ok", f"hash-max-listpack-value is {limit_bytes}")
 
 
 def _judge_memory(info: Mapping[str, Any]) -> Check:

@@ -16,6 +16,7 @@ from trainer.models import build_model
 from trainer.settings import Definition
 
 _CLIP = 8.0
+_EVEN = 8  # matrix products round the last rows otherwise where they are no multiple of this: equal rows, equal scores
 
 
 class Scorer:
@@ -70,11 +71,13 @@ class Scorer:
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Logits of a batch, float32[B, T]. Changes nothing."""
         _, fields = self.embed(batch)
+        numbers = self.standardise(batch.numbers)
+        if spare := -len(batch) % _EVEN:
+            fields = np.concatenate([fields, np.zeros((spare, *fields.shape[1:]), dtype=np.float32)])
+            numbers = np.concatenate([numbers, np.zeros((spare, numbers.shape[1]), dtype=np.float32)])
         with torch.inference_mode():
-            out: NDArray[np.float32] = self.module(
-                torch.from_numpy(fields), torch.from_numpy(self.standardise(batch.numbers))
-            ).numpy()
-        return out
+            out: NDArray[np.float32] = self.module(torch.from_numpy(fields), torch.from_numpy(numbers)).numpy()
+        return out[: len(batch)]
 
     def probabilities(self, batch: Batch) -> NDArray[np.float64]:
         """Probability of each task, float64[B, T]."""

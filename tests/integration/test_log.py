@@ -74,7 +74,7 @@ def test_raising_the_epoch_fences_every_earlier_owner(log):
         log.append(old, ids[-1], CommitId(2, epoch_number(old)), b"zombie")
     with pytest.raises(Fenced):
         log.fold(old, "0-0", str(ids[-1]), [field_change(log.keys.rows("t", 0), b"k", b"v")])
-    assert log.trim(old, ids[-1]) == -1
+    assert log.trim(old, ids[-1]) is None
     assert backup(log) == before
     log.append(new, ids[-1], CommitId(2, epoch_number(new)), b"successor")
 
@@ -139,19 +139,29 @@ def test_a_lease_holds_trimming_back_until_it_is_released(log):
     log.fold(epoch, "0-0", str(ids[4]), [])
     assert log.lease("reader", 60_000) == ids[4]
     log.fold(epoch, str(ids[4]), str(ids[9]), [])
-    assert log.trim(epoch, ids[9]) == 3
-    assert [e.id for e in log.read(ids[4])] == ids[5:]
+    assert log.trim(epoch, ids[9]) == ids[4]
+    assert [e.id for e in log.read(ROOT)] == ids[4:]
     log.release("reader")
     log.release("reader")
-    assert log.trim(epoch, ids[9]) == 5
+    assert log.trim(epoch, ids[9]) == ids[9]
     assert [e.id for e in log.read(ROOT)] == ids[9:]
 
 
 def test_a_lease_that_ran_out_holds_nothing_back_and_is_forgotten(log):
     epoch, ids = fill(log, 5)
     log.lease("reader", -1000)
-    assert log.trim(epoch, ids[5]) == 4
+    assert log.trim(epoch, ids[5]) == ids[5]
+    assert [e.id for e in log.read(ROOT)] == ids[5:]
     assert log.client.hlen(log.keys.leases) == 0
+
+
+def test_a_lease_that_is_prolonged_stays_where_it_was(log):
+    epoch, ids = fill(log, 6)
+    log.fold(epoch, "0-0", str(ids[2]), [])
+    at = log.lease("reader", 1)
+    log.fold(epoch, str(ids[2]), str(ids[5]), [])
+    assert log.lease("reader", 60_000, at) == at == ids[2]
+    assert log.trim(epoch, ids[6]) == ids[2]
 
 
 def test_the_oldest_of_several_leases_counts(log):
@@ -160,7 +170,7 @@ def test_the_oldest_of_several_leases_counts(log):
     log.lease("slow", 60_000)
     log.fold(epoch, str(ids[2]), str(ids[5]), [])
     log.lease("fast", 60_000)
-    assert log.trim(epoch, ids[6]) == 1
+    assert log.trim(epoch, ids[6]) == ids[2]
     assert log.read(ids[2])[0].prev == ids[2]
 
 

@@ -8,7 +8,7 @@ import embedding_store.layout
 from embedding_store.change import record_changes
 from embedding_store.commit import ROOT
 from embedding_store.errors import Fenced, LogTrimmed, StoreUnavailable
-from embedding_store.log import CommitLog
+from embedding_store.log import CommitLog, Entry
 from embedding_store.materializer import Materializer
 from tests.shards import TABLES, Writer, backup, flaky_log, go_back, hashes_of, log_for, rows_of, see, stored
 
@@ -179,6 +179,42 @@ def test_a_stale_materializer_brings_no_deleted_row_back(log):
         stale.fold()
     with pytest.raises(Fenced):
         log.fold("1:stale", "0-0", "2-1", rows)
+    assert stored(log) == writer.committed
+
+
+def test_entries_that_were_handed_over_are_not_read_back_and_gaps_between_them_are(log, monkeypatch):
+    writer = written(log, 3)
+    materializer = Materializer(log, writer.epoch, KEEP)
+    materializer.fold()
+    prevs, read = [], log.read
+    monkeypatch.setattr(log, "read", lambda after, count=16: prevs.append(after) or read(after, count))
+    for round_, handed in enumerate((True, True, False, True), 3):
+        learn(writer, round_)
+        prev, new, data = writer.commit()
+        if handed:
+            materializer.offer(Entry(new, prev, data))
+    materializer.fold()
+    assert [prev.seq for prev in prevs] == [5, 7]
+    assert log.state().mark == materializer.known == writer.head
+    assert stored(log) == writer.committed
+    assert materializer.fold() == 0
+
+
+def test_what_is_handed_over_is_bounded_and_lost_by_a_broken_fold_without_harm(log, monkeypatch):
+    writer = written(log, 1)
+    shaky = flaky_log(log)
+    materializer = Materializer(shaky, writer.epoch, keep_bytes=5000)
+    for round_ in range(1, 8):
+        learn(writer, round_)
+        prev, new, data = writer.commit()
+        materializer.offer(Entry(new, prev, data))
+    assert len(data) < 5000 < 6 * len(data)
+    shaky.client.left = 4
+    with pytest.raises(StoreUnavailable):
+        materializer.fold()
+    shaky.client.left = None
+    materializer.fold()
+    assert log.state().mark == writer.head
     assert stored(log) == writer.committed
 
 

@@ -145,6 +145,37 @@ def test_an_owner_waits_for_the_materializer_once_the_log_is_full(owner, log):
     assert bootstrap(log, learning=True).id == owner.head
 
 
+def test_an_owner_waits_for_a_reader_that_holds_a_full_log_and_may_give_up(settings, log):
+    class Enough(Exception):
+        pass
+
+    told: list[str] = []
+
+    def waiting(error: StoreUnavailable) -> None:
+        told.append(str(error))
+        raise Enough
+
+    owner = Owner(settings, waiting)
+    owner.open()
+    shard = Shard(TABLES, SEED)
+    owner.commit(change(shard, 0))
+    log.lease("reader", 60_000)
+
+    def commit_on_and_on() -> None:
+        for round_ in range(1, 20):
+            owner.commit(change(shard, round_, ballast=200_000))
+
+    with pytest.raises(Enough):
+        commit_on_and_on()
+    assert "a reader that bootstraps still needs it" in told[0]
+    assert sum(len(entry.data) for entry in log.read(ROOT, count=100)) < 1 << 20
+    log.release("reader")
+    wait_for(lambda: log.client.xlen(log.keys.log) < 4, "trimming")
+    for round_ in range(20, 30):
+        owner.commit(change(shard, round_, ballast=200_000))
+    owner.close()
+
+
 def test_a_materializer_that_failed_ends_the_owner_rather_than_filling_the_log(redis_url):
     settings = settings_for(redis_url, fold_interval="20ms", log_bytes="1MiB")
     log = log_of(settings)

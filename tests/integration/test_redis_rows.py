@@ -1,14 +1,18 @@
 """Rows in Redis: small hashes that split as a table grows, whoever reads or breaks off meanwhile."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+import embedding_store.bootstrap
 import embedding_store.fold
 import embedding_store.layout
 import embedding_store.rows
+from embedding_store.bootstrap import bootstrap
 from embedding_store.codec import Block, entry_dtype
 from embedding_store.commit import Commit, CommitId, encode
-from embedding_store.errors import StoreUnavailable
+from embedding_store.errors import BadBytes, StoreUnavailable
 from embedding_store.fold import Fold, grow
 from embedding_store.inspection import verify
 from embedding_store.layout import Size, hash_of
@@ -190,3 +194,37 @@ def test_rows_of_several_widths_move_along_in_splits(log):
         assert stored(log) == before
     assert {len(row) for row in scanned(log).values()} == {DTYPE.itemsize - 8, thin.itemsize - 8}
     assert verify(log).faults == []
+
+
+def test_rows_that_another_version_laid_elsewhere_are_refused_not_overlooked(log):
+    table = Table(log)
+    table.commit(np.arange(10))
+    table.fold()
+    log.client.hset(log.keys.parts, "meta", b'{"clock_ms": 0, "positions": {}}')
+    with pytest.raises(BadBytes, match="another version wrote them"):
+        bootstrap(log, learning=True)
+
+
+def test_a_bootstrap_that_takes_longer_than_its_lease_prolongs_it(log, monkeypatch):
+    monkeypatch.setattr(embedding_store.rows, "_HASHES", 1)
+    monkeypatch.setattr(embedding_store.layout, "ROWS_PER_HASH", 4)
+    table = Table(log)
+    table.commit(np.arange(100))
+    table.fold()
+    clock = iter(range(1000))
+    monkeypatch.setattr(embedding_store.bootstrap, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    lease, leases = log.lease, []
+
+    def leasing(reader, ttl_ms, at=None):
+        leases.append(at)
+        found = lease(reader, ttl_ms, at)
+        table.commit(np.arange(100), float(len(leases)))
+        table.fold()
+        return found
+
+    monkeypatch.setattr(log, "lease", leasing)
+    snapshot = bootstrap(log, learning=True, lease_ms=6000)
+    assert len(leases) > 3
+    assert set(leases[1:]) == {CommitId(1, 1)}
+    assert snapshot.id == table.head
+    assert log.client.hlen(log.keys.leases) == 0

@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from services.doctor import Check, check_disk, check_versions, failed, judge_redis, judge_topic_config
+from services.doctor import (
+    Check,
+    check_disk,
+    check_versions,
+    failed,
+    judge_compaction,
+    judge_redis,
+    judge_topic_config,
+)
 
 HEALTHY: dict[str, Any] = {
     "server_name": "valkey",
@@ -98,3 +106,10 @@ def test_this_environment_fits() -> None:
 
 def test_the_disk_of_a_directory_that_does_not_exist_yet_is_its_parents(tmp_path: Path) -> None:
     assert "free" in check_disk(tmp_path / "a" / "b").detail
+
+
+@pytest.mark.parametrize(("limit_bytes", "status"), [(None, "ok"), (64, "warn"), (256, "ok"), (4096, "ok")])
+def test_a_server_that_would_keep_rows_in_their_larger_form_is_warned_of(limit_bytes: int | None, status: str) -> None:
+    check = judge_compaction(limit_bytes)
+    assert check.status == status
+    assert ("hash-max-listpack-value 256" in check.remedy) == (status == "warn")
