@@ -12,8 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from services.datasets.reader import open_dataset
 from services.settings import load_settings
+from trainer.batch import Batch
 from trainer.evaluation import evaluate
-from trainer.features import Batch, Featurizer
+from trainer.features import Featurizer
 
 REPEATS = 3
 HASHED_ROWS = 1 << 17

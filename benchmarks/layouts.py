@@ -36,7 +36,7 @@ end
 def random_rows(ids: Ids, rng: np.random.Generator) -> Records:
     """Rows of random numbers, as the trainer commits them."""
     entries = np.zeros(ids.size, dtype=DTYPE)
-    entries["id"], entries["version"], entries["dim"] = ids, 1, 16
+    entries["id"], entries["version"] = ids, 1
     entries["values"] = rng.normal(size=(ids.size, 17))
     entries["state"] = rng.random(size=(ids.size, 2))
     return entries.view(f"V{ROW}")

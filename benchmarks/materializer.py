@@ -31,7 +31,7 @@ FIELDS = 24
 def commit_of(ids: np.ndarray[Any, np.dtype[np.int64]], rng: np.random.Generator, definition: bytes) -> Commit:
     """What a trainer would commit after seeing these ids."""
     entries = np.zeros(ids.size, dtype=DTYPE)
-    entries["id"], entries["version"], entries["dim"], entries["count"] = ids, 1, 16, 1
+    entries["id"], entries["version"], entries["count"] = ids, 1, 1
     entries["values"] = rng.random((ids.size, 17), dtype=np.float32)
     entries["state"] = 1.0
     return Commit(0, definition, {}, [Block("t", entries)])

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from embedding_store.settings import TableSettings
+from trainer.batch import Batch
 from trainer.example import Columns, examples_to_columns
-from trainer.features import Batch, Featurizer
+from trainer.features import Featurizer
 from trainer.settings import Definition, FeatureSettings, ModelSettings, TaskSettings, define
 
 TASKS = ("click", "like")

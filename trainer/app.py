@@ -5,8 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from embedding_store.bootstrap import Schema, Snapshot
@@ -14,16 +12,16 @@ from embedding_store.commit import Commit
 from embedding_store.dump import write_dump
 from embedding_store.errors import BadBytes, LineageBroken, StoreEmptied, StoreUnavailable
 from embedding_store.owner import Owner
-from embedding_store.proposal import Proposal
-from embedding_store.settings import StoreSettings
 from embedding_store.shard import Shard
+from trainer.appended import Appended
 from trainer.errors import BadRecord, EventsUnavailable
 from trainer.learner import Learner
 from trainer.metrics import TrainerMetrics
 from trainer.pending import Pending, Run
 from trainer.restore import describe_changes, reconcile
-from trainer.settings import Definition, EventsSettings, TrainerSettings
+from trainer.settings import TrainerConfig
 from trainer.source import Source, TopicPosition
+from trainer.takeover import Takeover
 from trainer.warmup import compile_kernels
 
 _log = logging.getLogger(__name__)
@@ -36,19 +34,6 @@ _BACKLOG_SHARE = 256  # a batch takes at most this share of what is waiting
 
 class Stopped(Exception):
     """The trainer was asked to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainerConfig:
-    """All that one trainer process needs to know."""
-
-    definition: Definition
-    trainer: TrainerSettings
-    store: StoreSettings
-    events: EventsSettings
-    metrics_host: str
-    metrics_port: int
-    rescue: Path
 
 
 class Trainer:
@@ -116,8 +101,8 @@ class Trainer:
         definition = reconcile(configured, snapshot.definition if snapshot else b"")
         shard = snapshot.shard if snapshot else Shard(definition.tables, definition.seed, True, definition.admission)
         self._learner = Learner(definition, shard)
-        self._proposals: list[Proposal] = []
-        self._read_proposals()
+        self._takeover = Takeover(self._owner, shard)
+        self._read_plans()
         self._definition = definition.to_json()
         fresh = self._learner.load_parts(snapshot.parts if snapshot else {})
         changed = snapshot is None or snapshot.definition != self._definition
@@ -131,7 +116,7 @@ class Trainer:
         self._pending = Pending(
             self._learner.scorer.featurizer, self._learner.scorer.tasks, self._config.events.max_ahead
         )
-        self._appended: dict[int, int] = {}
+        self._appended = Appended()
         self._examples = 0
         self._uncommitted = self._positions_json() != stored
         self._due = self._clock() + self._settings.commit_interval / 1000
@@ -239,7 +224,7 @@ class Trainer:
                 self._learn(run)
 
     def _learn(self, run: Run) -> None:
-        self._take_plans(run.messages[0].record.offset)
+        self._takeover.at_message(run.messages[0].record.offset)
         faults = [(message, message.fault) for message in run.messages if message.fault is not None]
         if run.batch is not None:
             try:
@@ -249,7 +234,7 @@ class Trainer:
                 with self._timed("validate"):
                     self._metrics.learned(run.batch.labels, scores)
                 self._examples += len(run.batch)
-                self._count_appended(run)
+                self._appended.add(run.messages)
             except BadRecord as error:
                 faults = [(message, message.fault or error) for message in run.messages]
         for message, fault in faults:
@@ -259,35 +244,6 @@ class Trainer:
             record = message.record
             self._offsets[record.topic][record.partition] = record.offset + 1
         self._uncommitted = True
-
-    def _count_appended(self, run: Run) -> None:
-        """Examples by the time of their append, to 10 ms."""
-        for message in run.messages:
-            if message.examples:
-                time_ms = message.record.timestamp_ms // 10 * 10
-                self._appended[time_ms] = self._appended.get(time_ms, 0) + message.examples
-
-    # Dimension plans
-
-    def _read_proposals(self) -> None:
-        """Looks for plans to take over; those in force already are no news."""
-        shard = self._learner.shard
-        try:
-            found = self._owner.proposals({table.name: table.dim for table in shard.tables})
-        except StoreUnavailable:
-            return
-        except BadBytes as error:
-            self._warn(str(error))
-            return
-        self._proposals = [p for p in found if shard.layouts.plans.get(p.table) != p.plan]
-
-    def _take_plans(self, offset: int | None) -> None:
-        """Takes over the plans that are due: those without an offset at a commit, the others at their message."""
-        due = [p for p in self._proposals if (p.from_offset is None if offset is None else _reached(p, offset))]
-        for proposal in due:
-            self._learner.shard.set_plan(proposal.table, proposal.plan)
-            self._proposals.remove(proposal)
-            _log.info("table %r has a new dimension plan", proposal.table)
 
     # Committing
 
@@ -306,14 +262,14 @@ class Trainer:
             blocks=blocks,
             gone=gone,
             parts={**self._learner.parts(), **shard.parts()},
-            appended=tuple(_coarser(self._appended).items()),
+            appended=self._appended.take(),
             examples=self._examples,
         )
         self._owner.commit(commit)
         self._source.commit_offsets({t: TopicPosition(self._topic_ids[t], o) for t, o in self._offsets.items()})
-        self._appended, self._examples, self._uncommitted = {}, 0, False
-        if self._proposals:
-            self._take_plans(None)
+        self._examples, self._uncommitted = 0, False
+        if self._takeover.due_at_commit:
+            self._takeover.at_commit()
             self._uncommitted = shard.layouts.to_json() != commit.parts["layouts"]
         now = self._clock()
         self._due = now + self._settings.commit_interval / 1000
@@ -357,12 +313,18 @@ class Trainer:
                 self._warn(f"Kafka does not answer: {error}")
             if self._source.lost_logs != self._losses:
                 raise LineageBroken("a Kafka log was lost; going back to the last commit and on from the new log")
-        self._read_proposals()
-        if any(p.from_offset is None for p in self._proposals) and not self._uncommitted:
+        self._read_plans()
+        if self._takeover.due_at_commit and not self._uncommitted:
             self._commit()
         lag = self._source.lag()
         self._left = sum(lag.values())
         self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes)
+
+    def _read_plans(self) -> None:
+        try:
+            self._takeover.read()
+        except BadBytes as error:
+            self._warn(str(error))
 
     def _wait_for_store(self, error: StoreUnavailable) -> None:
         self._warn(f"waiting for the store, nothing is lost: {error}")
@@ -379,20 +341,3 @@ class Trainer:
         if self._clock() - self._warned >= 5.0:
             self._warned = self._clock()
             _log.warning("%s", text)
-
-
-def _reached(proposal: Proposal, offset: int) -> bool:
-    return proposal.from_offset is not None and offset >= proposal.from_offset
-
-
-def _coarser(appended: dict[int, int], most: int = 512) -> dict[int, int]:
-    """The same counts at a resolution that gives at most so many entries."""
-    step = 10
-    while len(appended) > most:
-        step *= 4
-        merged: dict[int, int] = {}
-        for time_ms, count in appended.items():
-            key = time_ms // step * step
-            merged[key] = merged.get(key, 0) + count
-        appended = merged
-    return appended

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.shard import Shard
+from trainer.batch import Batch
 from trainer.example import Columns
-from trainer.features import Batch
 from trainer.learner import Learner
 from trainer.settings import Definition
 from trainer.validation import auc, quality

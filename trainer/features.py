@@ -4,8 +4,6 @@ Stateless but for a cache of hashed strings. What a number's mean is, the learne
 """
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from embedding_store.errors import BadId
 from embedding_store.ids import feature_id
 from embedding_store.lookup import Occurrences
+from trainer.batch import Batch
 from trainer.errors import BadRecord
 from trainer.example import MISSING, Column, Columns, kind_of
 from trainer.settings import Definition, FeatureSettings
@@ -36,82 +35,6 @@ class BadValue(BadRecord):
         self.place = place
         self.source = source
         self.what = detail
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """B examples of L lists, ready to be scored.
-
-    Attributes:
-        occurrences: Ids of B examples over F fields.
-        numbers: float64[B, M], transformed but not standardised; NaN where missing.
-        times_ms: int64[B], event time.
-        labels: float32[B, T], NaN where absent.
-        weights: float32[B].
-        sizes: int64[L].
-        origins: uint64[B], where each example came from; the same whenever it is read again.
-    """
-
-    occurrences: Occurrences
-    numbers: NDArray[np.float64]
-    times_ms: NDArray[np.int64]
-    labels: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    sizes: NDArray[np.int64]
-    origins: NDArray[np.uint64]
-
-    def __len__(self) -> int:
-        return self.times_ms.size
-
-    def lists(self, first: int, last: int) -> "Batch":
-        """Lists `first` to `last`, as views."""
-        a, b = int(self.sizes[:first].sum()), int(self.sizes[:last].sum())
-        return self._part(a, b, first, last)
-
-    def _part(self, a: int, b: int, first: int, last: int) -> "Batch":
-        fields = (self.occurrences.offsets.size - 1) // max(1, self.times_ms.size)
-        offsets = self.occurrences.offsets[a * fields : b * fields + 1]
-        start, end = int(offsets[0]), int(offsets[-1])
-        return Batch(
-            Occurrences(self.occurrences.ids[start:end], self.occurrences.missing[start:end], offsets - start),
-            self.numbers[a:b],
-            self.times_ms[a:b],
-            self.labels[a:b],
-            self.weights[a:b],
-            self.sizes[first:last],
-            self.origins[a:b],
-        )
-
-    def cuts(self, size: int) -> list["Batch"]:
-        """Runs of whole lists, each closed by the list that reaches `size` examples; the last may be smaller."""
-        parts, first, ends = [], 0, np.cumsum(self.sizes)
-        while first < self.sizes.size:
-            done = int(ends[first - 1]) if first else 0
-            last = min(int(np.searchsorted(ends, done + size)) + 1, self.sizes.size)
-            parts.append(self._part(done, int(ends[last - 1]), first, last))
-            first = last
-        return parts
-
-    @staticmethod
-    def join(parts: Sequence["Batch"]) -> "Batch":
-        """One batch of several, in their order."""
-        if len(parts) == 1:
-            return parts[0]
-        starts = np.cumsum([0] + [part.occurrences.ids.size for part in parts])
-        offsets = [part.occurrences.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
-        return Batch(
-            Occurrences(
-                np.concatenate([part.occurrences.ids for part in parts]),
-                np.concatenate([part.occurrences.missing for part in parts]),
-                np.concatenate([*offsets, starts[-1:]]),
-            ),
-            np.concatenate([part.numbers for part in parts]),
-            np.concatenate([part.times_ms for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.weights for part in parts]),
-            np.concatenate([part.sizes for part in parts]),
-            np.concatenate([part.origins for part in parts]),
-        )
 
 
 @numba.njit(nogil=True, cache=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from embedding_store.shard import Shard
+from trainer.batch import Batch
 from trainer.errors import BadRecord
-from trainer.features import Batch
 from trainer.scorer import Scorer, sigmoid
 from trainer.settings import Definition
 

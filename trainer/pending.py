@@ -13,9 +13,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from trainer.batch import Batch
 from trainer.errors import BadRecord
 from trainer.example import examples_to_columns, parse_example
-from trainer.features import BadValue, Batch, Featurizer
+from trainer.features import BadValue, Featurizer
 from trainer.reader import Record
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from embedding_store.errors import BadBytes
 from embedding_store.shard import Shard
-from trainer.features import Batch, Featurizer
+from trainer.batch import Batch
+from trainer.features import Featurizer
 from trainer.models import build_model
 from trainer.settings import Definition
 

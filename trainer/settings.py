@@ -1,12 +1,14 @@
 """Settings of the trainer: events, features, tasks, model, and the loop."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import orjson
 import xxhash
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from embedding_store.settings import AdmissionSettings, Duration, Section, TableSettings
+from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
 _ADMISSION = AdmissionSettings()
@@ -226,6 +228,19 @@ class TrainerSettings(Section):
         if self.max_batch_size < self.batch_size:
             raise ValueError(f"max_batch_size ({self.max_batch_size}) is smaller than batch_size ({self.batch_size})")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerConfig:
+    """All that one trainer process needs to know."""
+
+    definition: Definition
+    trainer: TrainerSettings
+    store: StoreSettings
+    events: EventsSettings
+    metrics_host: str
+    metrics_port: int
+    rescue: Path
 
 
 def parse_rfc3339_ms(text: str) -> int:

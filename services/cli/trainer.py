@@ -20,8 +20,9 @@ def register(app: typer.Typer) -> None:
         from embedding_store.errors import DefinitionConflict, Fenced, ServerEvicts, StoreEmptied, StoreError
         from services.cli.process import setup_logging, stop_on_signals, tune_garbage_collection
         from services.settings import load_settings
-        from trainer.app import Trainer, TrainerConfig
+        from trainer.app import Trainer
         from trainer.errors import LogLost, TrainerError
+        from trainer.settings import TrainerConfig
 
         settings = load_settings(config)
         rescue = data_dir / "rescue.dump"

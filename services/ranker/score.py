@@ -15,8 +15,8 @@ from embedding_store.commit import Commit, CommitId
 from embedding_store.errors import BadBytes
 from embedding_store.shard import Shard
 from services.ranker.metrics import RankerMetrics
+from trainer.batch import Batch
 from trainer.example import request_to_columns
-from trainer.features import Batch
 from trainer.scorer import Scorer
 from trainer.settings import Definition
 

@@ -19,7 +19,8 @@ from services.ranker.problems import bad_field, unavailable
 from services.ranker.schema import RankQuery
 from services.ranker.score import Model, ModelFollower, best
 from services.ranker.sink import Sink
-from trainer.features import BadValue, Batch
+from trainer.batch import Batch
+from trainer.features import BadValue
 
 NAME = "default"
 _SENDERS = 4

@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 
 from tests.definitions import batch_of, contents, message, small_definition
-from trainer.features import Batch, Featurizer
+from trainer.batch import Batch
+from trainer.features import Featurizer
 from trainer.pending import Pending
 from trainer.reader import Record
 

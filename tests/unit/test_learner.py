@@ -13,8 +13,8 @@ from embedding_store.shard import Shard
 from tests.deepfm import deepfm, parts_of
 from tests.definitions import batch_of, feature, message, random_batch, small_definition
 from tests.shards import dump_of, entries_of
+from trainer.batch import Batch
 from trainer.errors import BadRecord
-from trainer.features import Batch
 from trainer.learner import Learner, adam
 from trainer.scorer import Scorer
 
