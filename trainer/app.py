@@ -18,9 +18,10 @@ from trainer.errors import BadRecord, EventsUnavailable
 from trainer.learner import Learner
 from trainer.metrics import TrainerMetrics
 from trainer.pending import Pending, Run
+from trainer.positions import Positions, parse_positions
 from trainer.restore import describe_changes, reconcile
 from trainer.settings import TrainerConfig
-from trainer.source import Source, TopicPosition
+from trainer.source import Source
 from trainer.takeover import Takeover
 from trainer.warmup import compile_kernels
 
@@ -118,7 +119,7 @@ class Trainer:
         )
         self._appended = Appended()
         self._examples = 0
-        self._uncommitted = self._positions_json() != stored
+        self._uncommitted = self._positions.to_json() != stored
         self._due = self._clock() + self._settings.commit_interval / 1000
         self._refreshed = 0.0
         self._left = 0
@@ -132,20 +133,14 @@ class Trainer:
         return Schema((*definition.tables, *definition.retired), definition.seed, definition.admission)
 
     def _open_source(self, stored: dict[str, Any]) -> None:
-        positions = {
-            topic: TopicPosition(value["topic_id"], {int(p): offset for p, offset in value["offsets"].items()})
-            for topic, value in stored.items()
-        }
         while True:
             try:
-                self._source.open(positions)
+                self._source.open(parse_positions(stored))
                 break
             except EventsUnavailable as error:
                 self._wait_for_kafka(error)
         self._losses = self._source.lost_logs
-        opened = self._source.positions()
-        self._topic_ids = {topic: position.topic_id for topic, position in opened.items()}
-        self._offsets = {topic: dict(position.offsets) for topic, position in opened.items()}
+        self._positions = Positions(self._source.positions())
 
     # The loop
 
@@ -240,9 +235,7 @@ class Trainer:
         for message, fault in faults:
             self._source.dead_letter(message.record, fault.reason, fault.detail)
             self._metrics.dead_letters.labels(message.record.topic, fault.reason).inc()
-        for message in run.messages:
-            record = message.record
-            self._offsets[record.topic][record.partition] = record.offset + 1
+        self._positions.pass_over(run.messages)
         self._uncommitted = True
 
     # Committing
@@ -258,7 +251,7 @@ class Trainer:
         commit = Commit(
             clock_ms=shard.clock_ms,
             definition=self._definition,
-            positions=self._positions_json(),
+            positions=self._positions.to_json(),
             blocks=blocks,
             gone=gone,
             parts={**self._learner.parts(), **shard.parts()},
@@ -266,7 +259,7 @@ class Trainer:
             examples=self._examples,
         )
         self._owner.commit(commit)
-        self._source.commit_offsets({t: TopicPosition(self._topic_ids[t], o) for t, o in self._offsets.items()})
+        self._source.commit_offsets(self._positions.by_topic())
         self._examples, self._uncommitted = 0, False
         if self._takeover.due_at_commit:
             self._takeover.at_commit()
@@ -287,15 +280,9 @@ class Trainer:
             except EventsUnavailable as error:
                 self._wait_for_kafka(error)
 
-    def _positions_json(self) -> dict[str, Any]:
-        return {
-            topic: {"topic_id": self._topic_ids[topic], "offsets": {str(p): o for p, o in sorted(offsets.items())}}
-            for topic, offsets in self._offsets.items()
-        }
-
     def _rescue(self) -> None:
         snapshot = Snapshot(
-            self._learner.shard, self._owner.head, self._definition, self._positions_json(), self._learner.parts()
+            self._learner.shard, self._owner.head, self._definition, self._positions.to_json(), self._learner.parts()
         )
         self._config.rescue.parent.mkdir(parents=True, exist_ok=True)
         with self._config.rescue.open("wb") as file:
