@@ -66,8 +66,10 @@ def run(examples: int) -> dict[str, Any]:
         directory = Path(name)
         with start_broker(directory / "broker") as broker:
             messages = fill(broker.address, examples)
-            os.environ["DOLMEN_EVENTS__BOOTSTRAP_SERVERS"] = broker.address
-            stack = LocalStack(load_settings(dataset="kuairand"), data_dir=directory / "data", say=lambda _: None)
+            settings = load_settings(dataset="kuairand")
+            events = settings.events.model_copy(update={"bootstrap_servers": broker.address})
+            settings = settings.model_copy(update={"events": events})
+            stack = LocalStack(settings, data_dir=directory / "data", say=lambda _: None)
             with stack:
                 stack.supervise()
                 url = stack.addresses.metrics_urls["trainer"]
