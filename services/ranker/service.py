@@ -214,7 +214,10 @@ class RankerService:
                 "embedding": sum(int(shard.counts[t]) * (1 + table.dim) for t, table in enumerate(definition.tables)),
                 "dense": int(model.scorer.weights.size),
             },
-            "plan": None,
+            "plan": {
+                name: {"bounds": plan.bounds, "kept": plan.kept} for name, plan in dict(shard.layouts.plans).items()
+            }
+            or None,
             "offsets": snapshot.positions if snapshot is not None else {},
         }
 

@@ -42,6 +42,14 @@ expire_after = "12h"
 [[tables]]
 name = "topic"
 dim = 4
+[[tables]]
+name = "author"
+admit_after = 3
+[[tables]]
+name = "tab_x_user"
+optimizer = "adam"
+admit_after = 2
+admission = "probability"
 [[features]]
 name = "user"
 source = "user.id"

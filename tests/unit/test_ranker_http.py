@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedding_store.errors import BadBytes
+from embedding_store.plan import TablePlan
 from services.ranker.metrics import CountedHistogram
 from tests.ranking import MAX_BODY_BYTES, NOW_MS, World, example
 
@@ -152,6 +153,14 @@ def test_the_model_is_described(world: World) -> None:
     }  # fmt: skip
     assert [f["name"] for f in value["features"]] == [f.name for f in world.trainer.definition.features]
     assert value["offsets"] == {"dolmen.examples": {"topic_id": None, "offsets": {"0": 1}}}
+
+
+def test_a_dimension_plan_in_force_is_described() -> None:
+    world = World()
+    model = world.follower.model
+    assert model is not None
+    model.scorer.shard.set_plan("item", TablePlan(bounds=(5,), kept=((0, 1), (0, 1, 2, 3))))
+    assert world.get("/v1/model").json()["plan"] == {"item": {"bounds": [5], "kept": [[0, 1], [0, 1, 2, 3]]}}
 
 
 def samples(world: World) -> dict[str, float]:
