@@ -166,7 +166,7 @@ def _print_visit(visit: "Visit", user: object, console: "Console") -> None:
     console.print(
         f"Clicked {visit.clicked} {visit.clicks} time{'s' if visit.clicks > 1 else ''}: from place "
         f"{visit.before.place(visit.clicked)} to {visit.after.place(visit.clicked)} (commit {visit.before.commit} to "
-        f"{visit.after.commit}). The order changed {visit.seconds:.2f} s after the first click."
+        f"{visit.after.commit}). The new order showed {visit.seconds:.2f} s after a click."
     )
 
 

@@ -51,7 +51,7 @@ class Visit:
         after: The first ranking with another order after the last click.
         clicked: The item.
         clicks: How many clicks it took until the item moved up.
-        seconds: From the first click's post to the first ranking that differs.
+        seconds: From the click that changed the order to the first ranking that shows it.
     """
 
     before: Ranking
@@ -140,23 +140,21 @@ class Shop:
         Raises:
             ReplayError: If the order did not change in half a minute, or the ranker refused.
         """
-        before = self.rank()
+        before = current = self.rank()
         item = before.ids[-1]
         start, changed_s = self._clock(), None
-        current = before
         for count in range(1, clicks + 1):
+            last = current
+            clicked = self._clock()
             self.click(item, task)
-            wait_until = self._clock() + 1.0
-            while self._clock() < wait_until or (count == clicks and changed_s is None):
+            while current.commit == last.commit or (count == clicks and changed_s is None):
                 current = self.rank()
                 if changed_s is None and current.ids != before.ids:
-                    changed_s = self._clock() - start
-                if current.place(item) <= len(before.ids) // 2:
-                    break
+                    changed_s = self._clock() - clicked
                 if self._clock() - start > _LIMIT_S:
                     raise ReplayError(f"the order did not change within {_LIMIT_S:.0f} s of {count} clicks")
                 time.sleep(_POLL_S)
-            if current.place(item) <= len(before.ids) // 2:
+            if changed_s is not None and current.place(item) <= len(before.ids) // 2:
                 break
         assert changed_s is not None  # noqa: S101 - the last click waits for a change
         return Visit(before, current, item, count, changed_s)
