@@ -18,6 +18,7 @@ from embedding_store.strips import forget, make_row
 from embedding_store.table import HashIndex
 
 NEVER_MS = 1 << 62
+NONE = np.empty(0, dtype=np.int64)
 _ADMISSION = AdmissionSettings()
 
 
@@ -67,6 +68,8 @@ class RowSet:
             np.zeros(count, dtype=np.int64), np.array([0, -1], dtype=np.int64),
         )  # fmt: skip
         self._stale = 0 if layouts else -1
+        self._gone = [NONE] * count
+        self._sweep = count
         self.rows.reserve(2 * count, count * self._widest)
         for t in range(count):
             make_row(self.rows.arrays, self._layouts, self._table_arrays, t, t, 0, learning)

@@ -5,8 +5,6 @@ A batch's ids come as occurrences: B examples of F fields, (example b, field f) 
 value, scores as it.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,28 +12,12 @@ from embedding_store import optimizers
 from embedding_store.codec import FILTER, Block
 from embedding_store.lookup import Occurrences, gather, lookup
 from embedding_store.plan import TablePlan
-from embedding_store.row_set import RowSet
-from embedding_store.settings import AdmissionSettings, TableSettings
+from embedding_store.row_set import NONE, RowSet
 from embedding_store.sightings import expired_rows, reencode_stale, touch
-
-_NONE = np.empty(0, dtype=np.int64)
-_ADMISSION = AdmissionSettings()
 
 
 class Shard(RowSet):
     """Rows that score and learn. Arguments and attributes as those of :class:`RowSet`."""
-
-    def __init__(
-        self,
-        tables: Sequence[TableSettings],
-        seed: int,
-        learning: bool = True,
-        admission: AdmissionSettings = _ADMISSION,
-        layouts: bytes = b"",
-    ) -> None:
-        super().__init__(tables, seed, learning, admission, layouts)
-        self._gone = [_NONE] * len(self.tables)
-        self._sweep = len(self.tables)
 
     # Scoring
 
@@ -211,7 +193,7 @@ class Shard(RowSet):
         if emptied.size:
             gone[FILTER] = emptied
         self._touched.n_dirty[0] = 0
-        self._gone = [_NONE] * len(self.tables)
+        self._gone = [NONE] * len(self.tables)
         self.seq += 1
         return blocks, gone
 
