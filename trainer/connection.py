@@ -1,9 +1,11 @@
 """How our Kafka clients connect."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import kafka.errors
+from kafka import KafkaProducer
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 
@@ -35,6 +37,15 @@ class _ClosingSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has 
         except BaseException:
             sock.close()
             raise
+
+
+class ClosingProducer(KafkaProducer):  # type: ignore[misc]  # kafka-python has no types
+    """A producer whose ``close`` gives up what is not acknowledged in time, instead of raising and staying open."""
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Waits for the acknowledgements, and returns when the time is up."""
+        with contextlib.suppress(kafka.errors.KafkaTimeoutError):
+            super().flush(timeout)
 
 
 def kafka_options(settings: EventsSettings) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kafka import KafkaProducer
-from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
-from trainer.connection import connect, describe_error
+from trainer.connection import ClosingProducer, connect, describe_error
 from trainer.errors import EventsUnavailable
 
 _REQUEST_MS = 2000
@@ -48,14 +47,6 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Gives up what is not acknowledged."""
-
-
-class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python is untyped
-    """A producer whose ``close`` gives up what is not acknowledged in time, instead of raising and staying open."""
-
-    def flush(self, timeout: float | None = None) -> None:
-        with contextlib.suppress(KafkaTimeoutError):
-            super().flush(timeout)
 
 
 class KafkaSink:
@@ -133,7 +124,7 @@ class KafkaSink:
             raise EventsUnavailable(f"{self._where} did not answer yet")
         try:
             if self._producer is None:
-                self._producer, _ = connect(_Producer, **self._options)
+                self._producer, _ = connect(ClosingProducer, **self._options)
             return self._producer
         finally:
             self._lock.release()

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, UnknownProducerIdError
 
 from services.replay.errors import ReplayError
 from services.replay.message import Message
-from trainer.connection import connect, describe_error
+from trainer.connection import ClosingProducer, connect, describe_error
 from trainer.errors import EventsUnavailable
 from trainer.topics import Topics
 
@@ -24,14 +23,6 @@ _LINGER_MS = 5
 _CLOSE_S = 1.0
 _GRACE_S = 1.0
 _BATCH_BYTES = 128 << 10
-
-
-class _Producer(KafkaProducer):  # type: ignore[misc]  # kafka-python is untyped
-    """A producer whose ``close`` gives up what is not acknowledged in time, instead of raising and staying open."""
-
-    def flush(self, timeout: float | None = None) -> None:
-        with contextlib.suppress(KafkaTimeoutError):
-            super().flush(timeout)
 
 
 class KafkaSink:
@@ -69,7 +60,7 @@ class KafkaSink:
             finally:
                 topics.close()
             self._producer, _ = connect(
-                _Producer,
+                ClosingProducer,
                 **options,
                 acks="all",
                 compression_type=compression,
