@@ -14,6 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from embedding_store.shard import Shard
 from trainer.batch import Batch
 from trainer.errors import BadRecord
+from trainer.models.inputs import of_fields
+from trainer.models.regularisation import batch_aware
 from trainer.scorer import Scorer, sigmoid
 from trainer.settings import Definition
 
@@ -101,7 +103,7 @@ class Learner:
         """
         rows, fields = self.scorer.embed(batch)
         inputs = torch.from_numpy(fields).requires_grad_()
-        logits = self.scorer.module(inputs, torch.from_numpy(self.scorer.standardise(batch.numbers)))
+        logits = self.scorer.module(of_fields(inputs, torch.from_numpy(self.scorer.standardise(batch.numbers))))
         labels = torch.from_numpy(batch.labels)
         known = ~np.isnan(batch.labels)
         weights = torch.from_numpy(np.where(known, batch.weights[:, None], np.float32(0.0)))
@@ -114,6 +116,11 @@ class Learner:
             raise BadRecord(
                 "not_finite", "the loss or a gradient of the batch is not finite; look at `weight` and numbers"
             )
+        strength = self.scorer.definition.model.embedding_l2
+        if strength:
+            counts = self.shard.rows.headers["count"][rows[batch.occurrences.offsets[:-1]]].astype(np.int64)
+            gradients[:, :, 1:] += batch_aware(fields[:, :, 1:], counts.reshape(fields.shape[:2]), strength)
+        self.scorer.module.observe()
         self._step += 1
         adam(
             self.scorer.weights,

@@ -14,6 +14,7 @@ from embedding_store.shard import Shard
 from trainer.batch import Batch
 from trainer.features import Featurizer
 from trainer.models import build_model
+from trainer.models.inputs import Shape, of_fields
 from trainer.settings import Definition
 
 _CLIP = 8.0
@@ -40,7 +41,14 @@ class Scorer:
         self.featurizer = Featurizer(definition)
         self.tasks = tuple(task.name for task in definition.tasks)
         self.moments = np.zeros((len(self.featurizer.numbers), 3), dtype=np.float64)
-        self.module = build_model(definition, len(self.featurizer.fields), len(self.featurizer.numbers))
+        shape = Shape(
+            fields=len(self.featurizer.fields),
+            dim=max(table.dim for table in definition.tables),
+            numbers=len(self.featurizer.numbers),
+            tasks=len(self.tasks),
+            hidden=definition.model.hidden,
+        )
+        self.module = build_model(definition, shape)
         named = list(self.module.named_parameters())
         self.shapes = tuple((name, tuple(p.shape)) for name, p in named)
         size = sum(p.numel() for _, p in named)
@@ -77,7 +85,9 @@ class Scorer:
             fields = np.concatenate([fields, np.zeros((spare, *fields.shape[1:]), dtype=np.float32)])
             numbers = np.concatenate([numbers, np.zeros((spare, numbers.shape[1]), dtype=np.float32)])
         with torch.inference_mode():
-            out: NDArray[np.float32] = self.module(torch.from_numpy(fields), torch.from_numpy(numbers)).numpy()
+            out: NDArray[np.float32] = self.module(
+                of_fields(torch.from_numpy(fields), torch.from_numpy(numbers))
+            ).numpy()
         return out[: len(batch)]
 
     def probabilities(self, batch: Batch) -> NDArray[np.float64]:

@@ -80,14 +80,18 @@ class TaskSettings(Section):
 class ModelSettings(Section):
     """The network over the embedded fields."""
 
-    name: Literal["deepfm"] = "deepfm"
+    name: Literal["deepfm", "fm", "dcn", "din", "residual"] = "deepfm"
     hidden: tuple[int, ...] = Field(default=(128, 64), description="widths of the hidden layers")
+    cross_layers: int = Field(default=2, ge=1, le=8, description="of dcn")
+    low_rank: int | None = Field(default=None, ge=1, description="of dcn: rank of the cross layers; none: full")
+    attention_hidden: tuple[int, ...] = Field(default=(32,), description="of din: widths of the activation unit")
+    embedding_l2: float = Field(default=0.0, ge=0, description="mini-batch aware regularisation of the vectors")
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam's, of the dense weights")
     score: str | None = Field(
         default=None, description="the task whose probability is the ranking score; default: the first"
     )
 
-    @field_validator("hidden")
+    @field_validator("hidden", "attention_hidden")
     @classmethod
     def _widths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(not 1 <= width <= 4096 for width in value):
