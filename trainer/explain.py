@@ -24,7 +24,7 @@ from trainer.models.model import Model
 from trainer.scorer import Scorer
 
 _STEPS, _MOST_STEPS = 32, 1024
-_CLOSE = 1e-6  # a sum that misses by less needs no more steps
+_CLOSE = 1e-4  # a sum that misses by less needs no more steps
 
 Leaves = dict[str, Tensor]
 """The independent parts of some inputs: all float64[B, ...]."""
@@ -150,7 +150,7 @@ class Question:
         shares.update(zip(self.names.numbers, found["numbers"][0].tolist(), strict=True))
         if "sequence" in found:
             shares[self.names.sequence] = float(found["sequence"].sum())
-        return shares, float(found["unexplained"][0, self.task]) if "unexplained" in found else 0.0
+        return shares, float(found["unexplained"].sum()) if "unexplained" in found else 0.0
 
 
 def _leaves(inputs: Inputs, scale: float) -> Leaves:
