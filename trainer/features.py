@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedding_store.errors import BadId
 from embedding_store.ids import feature_id
-from embedding_store.lookup import Occurrences
+from embedding_store.lookup import Fields, Occurrences
 from trainer.batch import Batch
 from trainer.errors import BadRecord
 from trainer.example import MISSING, Column, Columns, kind_of
@@ -80,8 +80,7 @@ class Featurizer:
         sources: The sources that the features read.
         fields: Features with ids, in the order of a batch's fields.
         numbers: Plain numbers, in the order of a batch's numbers.
-        tables: int64[F], number of each field's table among the definition's.
-        means: bool[F], whether a field's rows are averaged.
+        of_store: What the store must know of the fields.
     """
 
     def __init__(self, definition: Definition) -> None:
@@ -89,8 +88,11 @@ class Featurizer:
         self.numbers = tuple(f for f in definition.features if not f.has_ids)
         self.sources = tuple(sorted({f.source for f in definition.features if f.source}))
         order = {table.name: t for t, table in enumerate(definition.tables)}
-        self.tables = np.array([order[f.table_name] for f in self.fields], dtype=np.int64)
-        self.means = np.array([f.pooling == "mean" for f in self.fields], dtype=np.bool_)
+        self.of_store = Fields(
+            np.array([order[f.table_name] for f in self.fields], dtype=np.int64),
+            np.array([f.pooling == "mean" for f in self.fields], dtype=np.bool_),
+            np.array([f.count for f in self.fields], dtype=np.bool_),
+        )
         self._strings = _Strings()
 
     def featurize(self, columns: Columns, origins: NDArray[np.uint64] | None = None) -> Batch:

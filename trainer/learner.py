@@ -129,8 +129,7 @@ class Learner:
             batch.occurrences,
             rows,
             gradients,
-            self.scorer.featurizer.tables,
-            self.scorer.featurizer.means,
+            self.scorer.featurizer.of_store,
             batch.times_ms,
             batch.origins,
         )

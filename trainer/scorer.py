@@ -66,8 +66,8 @@ class Scorer:
 
     def embed(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows that score each occurrence, int64[N], and the pooled fields, float32[B, F, 1 + K]."""
-        rows = self.shard.lookup(batch.occurrences, self.featurizer.tables)
-        return rows, self.shard.gather(rows, batch.occurrences, self.featurizer.tables, self.featurizer.means)
+        rows = self.shard.lookup(batch.occurrences, self.featurizer.of_store)
+        return rows, self.shard.gather(rows, batch.occurrences, self.featurizer.of_store)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Logits of a batch, float32[B, T]. Changes nothing."""

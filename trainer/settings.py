@@ -27,6 +27,7 @@ class FeatureSettings(Section):
     transform: Literal["none", "log"] = Field(default="none", description="of kind number, before standardisation")
     buckets: tuple[float, ...] | None = Field(default=None, description="of kind number: edges; makes it an id")
     inputs: tuple[str, ...] = Field(default=(), description="of kind cross: names of id features")
+    count: bool = Field(default=True, description="false: looks up only; neither counts, admits nor renews expiry")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

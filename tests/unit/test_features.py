@@ -286,10 +286,10 @@ def test_the_order_of_fields_numbers_and_tables_is_the_definitions():
     assert [f.name for f in featurizer.fields] == names[:7]
     assert [f.name for f in featurizer.numbers] == names[7:]
     tables = [table.name for table in small_definition().tables]
-    assert [tables[t] for t in featurizer.tables] == [
+    assert [tables[t] for t in featurizer.of_store.tables] == [
         "user", "video", "tags", "tags", "hour", "length", "user_x_length",
     ]  # fmt: skip
-    assert featurizer.means.tolist() == [True, True, True, False, True, True, True]
+    assert featurizer.of_store.means.tolist() == [True, True, True, False, True, True, True]
     assert featurizer.sources == tuple(sorted({f.source for f in FEATURES if f.source}))
 
 
