@@ -3,7 +3,17 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _UNITS_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -113,6 +123,7 @@ class Accumulator(Section):
         return 1 + self.length if self.kind == "last" else ACCUMULATOR_WIDTHS[self.kind]
 
 
+_WIDEST = 256
 SEQUENCE_ITEM = 6
 """float32 numbers of one item of a sequence: its id, its time and its outcome."""
 
@@ -147,6 +158,13 @@ class TableSettings(Section):
         default="count", description="probability: at each sighting with 1 - 0.05^(1/admit_after)"
     )
     expire_after: OptionalDuration = Field(default=None, description="event time after which an unseen row goes")
+
+    @field_validator("dim")
+    @classmethod
+    def _dim(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("kind") == "weights" and value > _WIDEST:
+            raise ValueError(f"Input should be less than or equal to {_WIDEST}")
+        return value
 
     @property
     def lead(self) -> int:

@@ -13,9 +13,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from embedding_store.shard import Shard
 from trainer.batch import Batch
+from trainer.definition import Definition
 from trainer.errors import BadRecord
 from trainer.scorer import Scorer, sigmoid
-from trainer.settings import Definition
 
 _BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
 _BETA2, _REST2 = np.float32(0.999), np.float32(0.001)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from embedding_store.errors import BadBytes
 from embedding_store.shard import Shard
 from trainer.batch import Batch
+from trainer.definition import Definition
 from trainer.features import Featurizer
 from trainer.models import build_model
-from trainer.settings import Definition
 
 _CLIP = 8.0
 _EVEN = 8  # matrix products round the last rows otherwise where they are no multiple of this: equal rows, equal scores

@@ -141,7 +141,7 @@ def to_columns(block: Block, sources: Sequence[str], tasks: Sequence[str]) -> Co
     count = int(block.sizes.sum())
     values: dict[str, Column] = {}
     for source in sources:
-        found = block.values.get(source)
+        found = _afterwards(block, source) if source.startswith(_AFTERWARDS) else block.values.get(source)
         if isinstance(found, Coded):
             values[source] = found.tolist()
         elif found is not None:
@@ -154,6 +154,18 @@ def to_columns(block: Block, sources: Sequence[str], tasks: Sequence[str]) -> Co
             known = block.labels[task] >= 0
             labels[known, index] = block.labels[task][known]
     return Columns(block.sizes, block.ts, values, labels, np.ones(count, dtype=np.float32))
+
+
+_AFTERWARDS = ("item.labels.", "item.outcomes.")
+
+
+def _afterwards(block: Block, source: str) -> NDArray[np.float64] | None:
+    """A label or an outcome as numbers, NaN where absent."""
+    _, part, name = source.split(".", 2)
+    if part == "outcomes":
+        return block.outcomes[name].astype(np.float64) if name in block.outcomes else None
+    label = block.labels.get(name)
+    return None if label is None else np.where(label < 0, math.nan, label.astype(np.float64))
 
 
 def to_messages(block: Block) -> Iterator[dict[str, Any]]:

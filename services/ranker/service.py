@@ -20,7 +20,7 @@ from services.ranker.schema import RankQuery
 from services.ranker.score import Model, ModelFollower, best
 from services.ranker.sink import Sink
 from trainer.batch import Batch
-from trainer.features import BadValue
+from trainer.values import BadValue
 
 NAME = "default"
 _SENDERS = 4

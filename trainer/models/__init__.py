@@ -7,8 +7,8 @@ standardised numbers, float32[B, M], and gives one logit per task, float32[B, T]
 import torch
 from torch import nn
 
+from trainer.definition import Definition
 from trainer.models.deepfm import DeepFM
-from trainer.settings import Definition
 
 torch.set_num_threads(1)  # batches are small, and sums must not depend on how many cores there are
 
