@@ -107,14 +107,14 @@ class Accumulator(Section):
     """What a row of a statistics table accumulates of one input of the examples.
 
     `count`, `sum`: of the sightings where the input has a value, perhaps decayed. `window_count`, `window_sum`: the
-    same over the last `window` of event time, in eighths. `last`: the latest `length` values. `time`: the latest event
+    same over the last `window_ms` of event time, in eighths. `last`: the latest `length` values. `time`: the latest event
     time. An input without a value changes nothing.
     """
 
     kind: Literal["count", "sum", "window_count", "window_sum", "last", "time"]
     of: str = Field(description="name of the input")
-    half_life: OptionalDuration = Field(default=None, description="of count and sum; event time")
-    window: OptionalDuration = Field(default=None, description="of window_count and window_sum; event time")
+    half_life_ms: int | None = Field(default=None, gt=0, description="of count and sum; event time")
+    window_ms: int | None = Field(default=None, gt=0, description="of window_count and window_sum; event time")
     length: int = Field(default=1, ge=1, le=32, description="of last")
 
     @property

@@ -41,8 +41,9 @@ class Intake:
     def inputs(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
         """float64[B, O] -> float64[B, I], NaN where an input has no value.
 
-        >>> skips = StatisticSettings(name="s", by=("u",), kind="mean", of="outcomes.ms", where="labels.click = 0", unit=10)
-        >>> Intake([skips], ["item.labels.click", "item.outcomes.ms"]).inputs(np.array([[0.0, 50.0], [1.0, 70.0]])).tolist()
+        >>> skip = StatisticSettings(name="s", by=("u",), kind="mean", of="outcomes.ms", where="labels.ok = 0", unit=10)
+        >>> targets = np.array([[0.0, 50.0], [1.0, 70.0]])
+        >>> Intake([skip], ["item.labels.ok", "item.outcomes.ms"]).inputs(targets).tolist()
         [[5.0], [nan]]
         """
         out = np.empty((targets.shape[0], len(self.names)), dtype=np.float64)

@@ -175,8 +175,8 @@ class StatisticSettings(Section):
             return (Accumulator(kind="time", of=self.takes),)
         kinds: list[Literal["sum", "count"]] = ["count"] if self.kind == "count" else ["sum", "count"]
         if self.window:
-            return tuple(Accumulator(kind=f"window_{kind}", of=self.takes, window=self.window) for kind in kinds)
-        return tuple(Accumulator(kind=kind, of=self.takes, half_life=self.half_life) for kind in kinds)
+            return tuple(Accumulator(kind=f"window_{kind}", of=self.takes, window_ms=self.window) for kind in kinds)
+        return tuple(Accumulator(kind=kind, of=self.takes, half_life_ms=self.half_life) for kind in kinds)
 
     @property
     def statistics_table(self) -> str:
@@ -203,12 +203,16 @@ class ModelSettings(Section):
         default=None, description="how linear weights learn; default: by their table's optimizer"
     )
     hidden: tuple[int, ...] = Field(default=(128, 64), description="widths of the hidden layers")
+    cross_layers: int = Field(default=2, ge=1, le=8, description="of dcn")
+    low_rank: int | None = Field(default=None, ge=1, description="of dcn: rank of the cross layers; none: full")
+    attention_hidden: tuple[int, ...] = Field(default=(32,), description="of din: widths of the activation unit")
+    embedding_l2: float = Field(default=0.0, ge=0, description="mini-batch aware regularisation of the vectors")
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam's, of the dense weights")
     score: str | None = Field(
         default=None, description="the task whose probability is the ranking score; default: the first"
     )
 
-    @field_validator("hidden")
+    @field_validator("hidden", "attention_hidden")
     @classmethod
     def _widths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(not 1 <= width <= 4096 for width in value):

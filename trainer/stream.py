@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embedding_store.lookup import Occurrences
 from embedding_store.sequences import Past, Sequences
+from embedding_store.settings import Accumulator
 from embedding_store.shard import Shard
 from embedding_store.statistics import Statistics
 from trainer.batch import Batch
@@ -110,16 +111,14 @@ def derive(
             elif kind == _SINCE:
                 value = value / 1000.0
             if reading.ids[q] >= 0:
-                code = _bucket(reading, q, value)
+                code, base = _bucket(reading, q, value), 2 + reading.starts[q + 1] - reading.starts[q]
                 for i in range(1, reading.lengths[q]):
-                    code = code * (2 + reading.starts[q + 1] - reading.starts[q]) + _bucket(
-                        reading, q, raw[b, first + i]
-                    )
+                    code = code * base + _bucket(reading, q, raw[b, first + i])
                 derived[reading.ids[q]] = code
             if reading.numbers[q] >= 0:
-                numbers[b, reading.numbers[q]] = (
-                    np.copysign(np.log1p(np.abs(value)), value) if reading.logs[q] else value
-                )
+                if reading.logs[q]:
+                    value = np.copysign(np.log1p(np.abs(value)), value)
+                numbers[b, reading.numbers[q]] = value
         for c in range(crosses):
             total, gap = 0, False
             for i in range(reading.cross_starts[c], reading.cross_starts[c + 1]):
@@ -147,17 +146,12 @@ class Stream:
     def __init__(self, definition: Definition, shard: Shard, featurizer: Featurizer) -> None:
         self._featurizer = featurizer
         self._intake = Intake(definition.statistics, featurizer.targets)
-        names = sorted({s.statistics_table for s in definition.statistics})
+        by = {s.statistics_table: s.by for s in definition.statistics}
+        names = sorted(by)
         numbers = [shard.number[name] for name in names]
-        self._by = np.array(
-            [
-                featurizer.keys.index(next(s.by for s in definition.statistics if s.statistics_table == n))
-                for n in names
-            ],
-            dtype=np.int64,
-        )
+        self._by = np.array([featurizer.keys.index(by[name]) for name in names], dtype=np.int64)
         self._statistics = Statistics(shard, numbers, self._intake.names) if names else None
-        columns = {}
+        columns: dict[tuple[str, Accumulator], int] = {}
         if self._statistics is not None:
             for number, begins in zip(numbers, self._statistics.columns, strict=True):
                 for accumulator, column in zip(shard.tables[number].accumulators, begins, strict=True):
@@ -212,7 +206,7 @@ class Stream:
                 )  # fmt: skip
 
 
-def _reading(definition: Definition, featurizer: Featurizer, columns: dict[tuple[str, object], int]) -> Reading:
+def _reading(definition: Definition, featurizer: Featurizer, columns: dict[tuple[str, Accumulator], int]) -> Reading:
     some = definition.statistics
     plain = [s.name for s in some if s.buckets is None and s.input]
     derived = {s.name: i for i, s in enumerate(some) if s.buckets}
