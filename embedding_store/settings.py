@@ -107,8 +107,8 @@ class Accumulator(Section):
     """What a row of a statistics table accumulates of one input of the examples.
 
     `count`, `sum`: of the sightings where the input has a value, perhaps decayed. `window_count`, `window_sum`: the
-    same over the last `window_ms` of event time, in eighths. `last`: the latest `length` values. `time`: the latest event
-    time. An input without a value changes nothing.
+    same over the last `window_ms` of event time, in eighths. `last`: the latest `length` values. `time`: the latest
+    event time. An input without a value changes nothing.
     """
 
     kind: Literal["count", "sum", "window_count", "window_sum", "last", "time"]

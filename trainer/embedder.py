@@ -16,7 +16,7 @@ from trainer.batch import Batch
 from trainer.definition import Definition
 from trainer.features import Featurizer
 from trainer.models.inputs import Inputs
-from trainer.stream import Stream
+from trainer.stream import Remembered, Stream
 
 
 class Embedded(NamedTuple):
@@ -26,8 +26,7 @@ class Embedded(NamedTuple):
         occurrences: Ids of all fields; those of the visitor's past, P places, come behind them.
         rows: int64[N], the row that scores each occurrence.
         pooled: float32[B, F + P, 1 + K], first the linear weight, then the vector.
-        numbers: float64[B, M], not standardised; NaN where missing.
-        past: What the visitors did last.
+        remembered: Statistics, and what the visitors did last.
         moments: float64[B, T, 2], mean and variance of the log odds by Gaussian weights.
         means: float32[B, F, T], what each field adds to that mean.
         confidence: float32[B, F, T], how well each field's weight is known.
@@ -36,8 +35,7 @@ class Embedded(NamedTuple):
     occurrences: Occurrences
     rows: NDArray[np.int64]
     pooled: NDArray[np.float32]
-    numbers: NDArray[np.float64]
-    past: Past | None
+    remembered: Remembered
     moments: NDArray[np.float64] | None = None
     means: NDArray[np.float32] | None = None
     confidence: NDArray[np.float32] | None = None
@@ -74,10 +72,10 @@ class Embedder:
 
     def embed(self, batch: Batch) -> Embedded:
         """What the store has for a batch."""
-        occurrences, numbers = self.stream.read(batch)
-        past = self.stream.past(batch)
-        if past is not None:
-            occurrences = _with_past(occurrences, len(self._featurizer.fields), past)
+        remembered = self.stream.read(batch)
+        occurrences = remembered.occurrences
+        if remembered.past is not None:
+            occurrences = _with_past(occurrences, len(self._featurizer.fields), remembered.past)
         fields = self._featurizer.of_store
         rows = self._shard.lookup(occurrences, fields)
         if self._shard.dim or self.bias is None:
@@ -85,11 +83,11 @@ class Embedder:
         else:
             pooled = np.zeros((len(batch), fields.tables.size, 1), dtype=np.float32)
         if self.bias is None:
-            return Embedded(occurrences, rows, pooled, numbers, past)
+            return Embedded(occurrences, rows, pooled, remembered)
         moments, means, confidence = self._shard.score_gaussian(
             rows, occurrences, fields, self.bias, len(self._featurizer.fields)
         )
-        return Embedded(occurrences, rows, pooled, numbers, past, moments, means, confidence)
+        return Embedded(occurrences, rows, pooled, remembered, moments, means, confidence)
 
     def inputs(self, embedded: Embedded, pooled: Tensor, numbers: Tensor, times_ms: NDArray[np.int64]) -> Inputs:
         """What the model takes.
@@ -107,13 +105,14 @@ class Embedder:
             linear = torch.from_numpy(embedded.means.mean(2))
             confidence = torch.from_numpy(embedded.confidence.mean(2))
             wide = torch.from_numpy(embedded.wide)
-        if embedded.past is not None:
+        past = embedded.remembered.past
+        if past is not None:
             places = pooled.shape[1] - count
-            known = np.arange(places) < embedded.past.counts[:, None]
+            known = np.arange(places) < past.counts[:, None]
             mask = torch.from_numpy(known)
             sequence = pooled[:, count:, 1:]
             if self._attends:
-                since_s = np.maximum(times_ms[:, None] - embedded.past.times_ms, 0) / 1000.0
+                since_s = np.maximum(times_ms[:, None] - past.times_ms, 0) / 1000.0
                 ages = torch.from_numpy(np.where(known, np.log1p(since_s), 0.0).astype(np.float32))
             else:  # the mean of the past, as one field more
                 share = mask / mask.sum(1, keepdim=True).clamp(min=1)

@@ -3,16 +3,14 @@
 Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam.
 """
 
-import math
-
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from embedding_store.shard import Shard
+from trainer import moments
 from trainer.batch import Batch
 from trainer.definition import Definition
 from trainer.embedder import Embedded
@@ -109,26 +107,26 @@ class Learner:
         gradients = self._backward(batch, logits, pooled)
         self._step_dense(len(batch))
         self._learn_rows(batch, embedded, gradients)
-        self._observe(embedded.numbers)
-        scorer.embedder.stream.update(batch)
+        moments.observe(embedded.remembered.numbers, scorer.moments)
+        scorer.embedder.stream.update(batch, embedded.remembered)
         shard.pass_on(batch.times_ms)
         return sigmoid(logits.detach().numpy())
 
     def _backward(self, batch: Batch, logits: Tensor, pooled: Tensor) -> NDArray[np.float32] | None:
-        """Gradients of the summed loss; those of the dense weights are left in the scorer.
+        """Gradients of the summed cross entropy; of a logit it is weight * (p - label).
+
+        Those of the dense weights are left in the scorer.
 
         Returns:
             float32[B, F + P, 1 + K]; None where the model's logit depends on no row by a gradient.
         """
         known = ~np.isnan(batch.labels)
-        weights = torch.from_numpy(np.where(known, batch.weights[:, None], np.float32(0.0)))
-        labels = torch.nan_to_num(torch.from_numpy(batch.labels))
-        loss = binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+        errors = np.where(known, sigmoid(logits.detach().numpy()) - batch.labels, 0.0) * batch.weights[:, None]
+        if logits.requires_grad:
+            logits.backward(torch.from_numpy(errors.astype(np.float32)))  # type: ignore[no-untyped-call]  # torch's own signature is untyped
         gradients: NDArray[np.float32] | None = None if pooled.grad is None else pooled.grad.numpy()
         sound = _is_sound(self.scorer.gradients) and (gradients is None or _is_sound(gradients))
-        if not (math.isfinite(loss.item()) and sound):
+        if not (sound and np.isfinite(errors).all()):
             self.scorer.gradients[:] = 0.0
             raise BadRecord(
                 "not_finite", "the loss or a gradient of the batch is not finite; look at `weight` and numbers"
@@ -164,26 +162,6 @@ class Learner:
             counts = self.shard.rows.headers["count"][rows[occurrences.offsets[:-1]]].astype(np.int64)
             gradients[:, :, 1:] += batch_aware(embedded.pooled[:, :, 1:], counts.reshape(gradients.shape[:2]), strength)
         self.shard.step(occurrences, rows, updated, gradients, fields)
-
-    def _observe(self, numbers: NDArray[np.float64]) -> None:
-        """Adds a batch to the numbers' running moments.
-
-        **Source**: Chan et al. 1979, the parallel form of Welford's update.
-        """
-        if not numbers.shape[1]:
-            return
-        known = np.isfinite(numbers)
-        count = known.sum(0)
-        values = np.where(known, numbers, 0.0)
-        mean = values.sum(0) / np.maximum(count, 1)
-        squares = (np.where(known, values - mean, 0.0) ** 2).sum(0)
-        n, old, m2 = self.scorer.moments.T
-        total = n + count
-        delta = mean - old
-        share = count / np.maximum(total, 1)
-        self.scorer.moments[:, 2] = m2 + squares + delta**2 * n * share
-        self.scorer.moments[:, 1] = old + delta * share
-        self.scorer.moments[:, 0] = total
 
     def parts(self) -> dict[str, bytes]:
         """What a commit carries besides rows."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from embedding_store.errors import BadBytes
 from embedding_store.shard import Shard
+from trainer import moments
 from trainer.batch import Batch
 from trainer.definition import Definition
 from trainer.embedder import Embedded, Embedder
@@ -21,7 +22,6 @@ from trainer.features import Featurizer
 from trainer.models import build_model
 from trainer.models.inputs import Inputs, Shape
 
-_CLIP = 8.0
 _EVEN = 8  # matrix products round the last rows otherwise where they are no multiple of this: equal rows, equal scores
 
 
@@ -99,18 +99,14 @@ class Scorer:
 
     def standardise(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
         """Numbers less their mean, by their standard deviation: float64[B, M] -> float32[B, M]; 0 where missing."""
-        if not self.featurizer.numbers:
-            return np.empty(numbers.shape, dtype=np.float32)
-        count, mean, squares = self.moments.T
-        deviation = np.sqrt(squares / np.maximum(count, 1.0))
-        scaled = (numbers - mean) / np.where(deviation > 0, deviation, 1.0)
-        scaled[:, count < 2] = 0.0
-        return np.nan_to_num(np.clip(scaled, -_CLIP, _CLIP), nan=0.0).astype(np.float32)
+        out = np.empty(numbers.shape, dtype=np.float32)
+        moments.standardise(numbers, self.moments, out)
+        return out
 
     def inputs(self, embedded: Embedded, times_ms: NDArray[np.int64], learning: bool = False) -> tuple[Inputs, Tensor]:
         """What the module takes, and the leaf that gradients reach: [B, F + P, 1 + K]."""
         pooled = torch.from_numpy(embedded.pooled).requires_grad_(learning)
-        numbers = torch.from_numpy(self.standardise(embedded.numbers))
+        numbers = torch.from_numpy(self.standardise(embedded.remembered.numbers))
         return self.embedder.inputs(embedded, pooled, numbers, times_ms), pooled
 
     def score(self, batch: Batch) -> Scores:
@@ -119,7 +115,7 @@ class Scorer:
         with torch.inference_mode():
             inputs, _ = self.inputs(embedded, batch.times_ms)
             if spare := -len(batch) % _EVEN:
-                inputs = Inputs(*(None if x is None else _padded(x, spare) for x in inputs))  # type: ignore[arg-type]  # those that are there stay there
+                inputs = _padded(inputs, spare)
             logits: NDArray[np.float32] = self.module(inputs).numpy()[: len(batch)]
         return Scores(logits, None if embedded.moments is None else embedded.moments[:, :, 1])
 
@@ -188,11 +184,13 @@ class Scorer:
                 self.embedder.bias[t] = stored.get("bias", {}).get(name, self.embedder.bias[t])
 
 
-def _padded(x: Tensor, spare: int) -> Tensor:
-    return torch.cat((x, x.new_zeros((spare, *x.shape[1:]))))
+def _padded(inputs: Inputs, spare: int) -> Inputs:
+    """So many rows of zeros more."""
+    some = {k: torch.cat((x, x.new_zeros((spare, *x.shape[1:])))) for k, x in inputs._asdict().items() if x is not None}
+    return Inputs(**some)
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """1 / (1 + e^-x) in double precision, without overflow."""
-    x = np.clip(logits.astype(np.float64), -700.0, 700.0)
+    x = np.minimum(np.maximum(logits.astype(np.float64), -700.0), 700.0)
     return 1.0 / (1.0 + np.exp(-x))

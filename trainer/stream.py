@@ -27,6 +27,22 @@ _KINDS = {"rate": _MEAN, "mean": _MEAN, "count": _COUNT, "last": _LAST, "since":
 _POSITIVE = 0.5
 
 
+class Remembered(NamedTuple):
+    """What the store remembers of a batch.
+
+    Attributes:
+        occurrences: The batch's ids, those of statistics filled in.
+        numbers: float64[B, M], those of statistics filled in.
+        past: The visitors' last items; None if the definition has no sequence.
+        found: int64[B * S], rows of the statistics; None if it has none.
+    """
+
+    occurrences: Occurrences
+    numbers: NDArray[np.float64]
+    past: Past | None
+    found: NDArray[np.int64] | None
+
+
 class Reading(NamedTuple):
     """How accumulators become numbers and ids; Q statistics, C crosses that take some of them.
 
@@ -161,36 +177,29 @@ class Stream:
         self._sequences = Sequences(shard, shard.number[past.name]) if past is not None else None
         self._of = None if past is None or past.of is None else featurizer.targets.index(f"item.labels.{past.of}")
 
-    def read(self, batch: Batch) -> tuple[Occurrences, NDArray[np.float64]]:
-        """The batch's ids and numbers, those that the store remembers filled in. Changes nothing.
-
-        Returns:
-            Ids of all fields, and float64[B, M].
-        """
+    def read(self, batch: Batch) -> Remembered:
+        """What the store remembers of a batch's ids. Changes nothing."""
+        past = None
+        if self._sequences is not None:
+            visitor = self._featurizer.visitor
+            past = self._sequences.read(batch.keys[:, visitor].copy(), batch.key_missing[:, visitor].copy())
         if self._statistics is None:
-            return batch.occurrences, batch.numbers
-        raw = self._statistics.read(batch.keys[:, self._by], batch.key_missing[:, self._by], batch.times_ms)
+            return Remembered(batch.occurrences, batch.numbers, past, None)
+        found, raw = self._statistics.read(batch.keys[:, self._by], batch.key_missing[:, self._by], batch.times_ms)
         ids, missing = batch.occurrences.ids.copy(), batch.occurrences.missing.copy()
         numbers = batch.numbers.copy()
         derive(
             self._reading, raw, batch.keys, batch.key_missing, batch.occurrences.offsets,
             len(self._featurizer.fields), numbers, ids, missing,
         )  # fmt: skip
-        return Occurrences(ids, missing, batch.occurrences.offsets), numbers
+        return Remembered(Occurrences(ids, missing, batch.occurrences.offsets), numbers, past, found)
 
-    def past(self, batch: Batch) -> Past | None:
-        """The visitors' last items; None if the definition has no sequence. Changes nothing."""
-        if self._sequences is None:
-            return None
-        visitor = self._featurizer.visitor
-        return self._sequences.read(batch.keys[:, visitor].copy(), batch.key_missing[:, visitor].copy())
-
-    def update(self, batch: Batch) -> None:
-        """Takes in what came of a batch."""
-        if self._statistics is not None:
+    def update(self, batch: Batch, remembered: Remembered) -> None:
+        """Takes in what came of a batch; `remembered` as :meth:`read` gave it for this batch."""
+        if self._statistics is not None and remembered.found is not None:
             self._statistics.update(
-                batch.keys[:, self._by], batch.key_missing[:, self._by], batch.times_ms, batch.origins,
-                self._intake.inputs(batch.targets),
+                batch.keys[:, self._by], batch.key_missing[:, self._by], remembered.found, batch.times_ms,
+                batch.origins, self._intake.inputs(batch.targets),
             )  # fmt: skip
         if self._sequences is not None:
             visitor, item = self._featurizer.visitor, self._featurizer.item

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from embedding_store.errors import BadId
 from embedding_store.ids import feature_id
 from trainer.errors import BadRecord
-from trainer.example import MISSING, Column, kind_of
+from trainer.example import MISSING, Coded, Column, kind_of
 from trainer.settings import FeatureSettings
 
 _CACHED_STRINGS = 1 << 20
@@ -53,6 +53,9 @@ class Reader:
         Raises:
             BadValue: At the first value that is no id.
         """
+        if isinstance(column, Coded):
+            ids, missing = self.ids(feature, column.values[:].tolist())
+            return ids[column.codes], missing[column.codes]
         if isinstance(column, np.ndarray):
             column = column if column.dtype == np.int64 and not (column < 0).any() else column.tolist()
         if isinstance(column, np.ndarray):
@@ -85,7 +88,7 @@ class Reader:
         """Flat ids, missing marks, and how many each example has (at least one: a missing one for an empty list)."""
         flat: list[Any] = []
         counts = np.empty(len(column), dtype=np.int64)
-        values = column.tolist() if isinstance(column, np.ndarray) else column
+        values = column.tolist() if isinstance(column, np.ndarray | Coded) else column
         for i, value in enumerate(values):
             some = value if type(value) is list else [value]
             flat += some or [MISSING]
@@ -109,6 +112,8 @@ class Reader:
         Raises:
             BadValue: At the first value that is no number.
         """
+        if isinstance(column, Coded):
+            return Reader.floats(source, column.values.tolist())[column.codes]
         if isinstance(column, np.ndarray):
             return column.astype(np.float64)
         values = np.empty(len(column), dtype=np.float64)

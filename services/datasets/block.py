@@ -9,31 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.datasets.errors import DatasetError
-from trainer.example import MISSING, Column, Columns
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """A column of few distinct values: strings, lists, or integers of which some are absent.
-
-    Attributes:
-        codes: int64[N], positions in ``values``.
-        values: object[V], JSON values and :data:`MISSING` where absent.
-    """
-
-    codes: NDArray[np.int64]
-    values: NDArray[np.object_]
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitem__(self, index: slice | NDArray[np.int64]) -> "Coded":
-        return Coded(self.codes[index], self.values)
-
-    def tolist(self) -> list[Any]:
-        """The N values."""
-        return self.values[self.codes].tolist()  # type: ignore[no-any-return]  # numpy types it as Any
-
+from trainer.example import MISSING, Coded, Column, Columns
 
 Values = NDArray[np.int64] | NDArray[np.float64] | Coded
 """Values of one source: integers (none absent), numbers (NaN where absent), or coded values."""
@@ -142,9 +118,7 @@ def to_columns(block: Block, sources: Sequence[str], tasks: Sequence[str]) -> Co
     values: dict[str, Column] = {}
     for source in sources:
         found = _afterwards(block, source) if source.startswith(_AFTERWARDS) else block.values.get(source)
-        if isinstance(found, Coded):
-            values[source] = found.tolist()
-        elif found is not None:
+        if found is not None:
             values[source] = found
         elif not source.startswith("time."):
             values[source] = [MISSING] * (count if source.startswith("item.") else len(block))
