@@ -121,9 +121,11 @@ class Learner:
             float32[B, F + P, 1 + K]; None where the model's logit depends on no row by a gradient.
         """
         known = ~np.isnan(batch.labels)
-        errors = np.where(known, sigmoid(logits.detach().numpy()) - batch.labels, 0.0) * batch.weights[:, None]
+        with np.errstate(invalid="ignore", over="ignore"):
+            errors = (sigmoid(logits.detach().numpy()) - batch.labels) * batch.weights[:, None]
+            errors = np.where(known, errors, 0.0).astype(np.float32)
         if logits.requires_grad:
-            logits.backward(torch.from_numpy(errors.astype(np.float32)))  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+            logits.backward(torch.from_numpy(errors))  # type: ignore[no-untyped-call]  # torch's own signature is untyped
         gradients: NDArray[np.float32] | None = None if pooled.grad is None else pooled.grad.numpy()
         sound = _is_sound(self.scorer.gradients) and (gradients is None or _is_sound(gradients))
         if not (sound and np.isfinite(errors).all()):
