@@ -76,12 +76,21 @@ class Embedder:
         occurrences = remembered.occurrences
         if remembered.past is not None:
             occurrences = _with_past(occurrences, len(self._featurizer.fields), remembered.past)
+        return self._embed(occurrences, remembered)
+
+    def embed_unknown(self, embedded: Embedded) -> Embedded:
+        """The same examples, were every value missing."""
+        occurrences = embedded.occurrences
+        nothing = Occurrences(occurrences.ids, np.ones_like(occurrences.missing), occurrences.offsets)
+        return self._embed(nothing, embedded.remembered)
+
+    def _embed(self, occurrences: Occurrences, remembered: Remembered) -> Embedded:
         fields = self._featurizer.of_store
         rows = self._shard.lookup(occurrences, fields)
         if self._shard.dim or self.bias is None:
             pooled = self._shard.gather(rows, occurrences, fields)
         else:
-            pooled = np.zeros((len(batch), fields.tables.size, 1), dtype=np.float32)
+            pooled = np.zeros((len(remembered.numbers), fields.tables.size, 1), dtype=np.float32)
         if self.bias is None:
             return Embedded(occurrences, rows, pooled, remembered)
         moments, means, confidence = self._shard.score_gaussian(
@@ -102,8 +111,8 @@ class Embedder:
         linear, vectors = pooled[:, :count, 0], pooled[:, :count, 1:]
         wide = confidence = sequence = mask = ages = None
         if embedded.means is not None and embedded.confidence is not None:
-            linear = torch.from_numpy(embedded.means.mean(2))
-            confidence = torch.from_numpy(embedded.confidence.mean(2))
+            linear = torch.from_numpy(_over_tasks(embedded.means))
+            confidence = torch.from_numpy(_over_tasks(embedded.confidence))
             wide = torch.from_numpy(embedded.wide)
         past = embedded.remembered.past
         if past is not None:
@@ -124,6 +133,10 @@ class Embedder:
                 confidence = None if confidence is None else torch.cat((confidence, torch.zeros(len(linear), 1)), 1)
                 sequence = mask = None
         return Inputs(linear, vectors, numbers, wide, confidence, sequence, mask, ages)
+
+
+def _over_tasks(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return x[:, :, 0] if x.shape[2] == 1 else x.mean(2)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -8,7 +8,7 @@ low-rank form, W = U V^T, equation 2; cross layers and network stand side by sid
 from torch import Tensor, nn
 
 from trainer.models.inputs import Inputs, Shape
-from trainer.models.model import Model, flatten, silent, tower
+from trainer.models.model import Model, Output, flatten, narrow, tower
 
 
 class CrossLayer(nn.Module):
@@ -28,7 +28,7 @@ class CrossLayer(nn.Module):
 
     def forward(self, first: Tensor, x: Tensor) -> Tensor:
         """One more crossing: [B, D] of the network's input and [B, D] of the layer before."""
-        crossed: Tensor = self.product(x if self.shrink is None else self.shrink(x))
+        crossed: Tensor = self.product(x if self.shrink is None else narrow(self.shrink.weight, x))
         return first * crossed + x
 
 
@@ -45,7 +45,7 @@ class DCN(Model):
         super().__init__(shape)
         some = layers if shape.flat else 0
         self.cross = nn.ModuleList([CrossLayer(shape.flat, rank) for _ in range(some)])
-        self.crossed = silent(shape.flat, shape.tasks) if some else None
+        self.crossed = Output(shape.flat, shape.tasks) if some else None
         self.network = tower(shape.flat, shape.hidden, shape.tasks)
 
     def deep(self, inputs: Inputs) -> Tensor:

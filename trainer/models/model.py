@@ -23,7 +23,7 @@ class Model(nn.Module):
         super().__init__()
         self.shape = shape
         self.bias = nn.Parameter(torch.zeros(shape.tasks))
-        self.numeric = silent(shape.numbers, shape.tasks) if numeric and shape.numbers else None
+        self.numeric = Output(shape.numbers, shape.tasks) if numeric and shape.numbers else None
 
     def additive(self, inputs: Inputs) -> Tensor:
         """[B, T], affine in `linear`, `wide` and `numbers`, and in nothing else."""
@@ -47,11 +47,30 @@ def flatten(inputs: Inputs) -> Tensor:
     return torch.cat((inputs.vectors.flatten(1), inputs.numbers), 1)
 
 
-def silent(width: int, tasks: int) -> nn.Linear:
-    """A linear layer without bias that starts at zero, so that at first it changes nothing."""
-    layer = nn.Linear(width, tasks, bias=False)
-    nn.init.zeros_(layer.weight)
-    return layer
+def narrow(weight: Tensor, x: Tensor) -> Tensor:
+    """A linear layer of few columns, [B, width] -> [B, few], of its weight, [few, width].
+
+    The product is taken the other way round: as usual, with 8 columns or fewer it rounds a row by its place in the
+    batch, and rows that are equal must have equal scores.
+    """
+    return (weight @ x.T).T
+
+
+class Output(nn.Module):
+    """A linear layer without bias that starts at zero, so that at first it changes nothing: [B, width] -> [B, T].
+
+    Args:
+        width: Of the input.
+        tasks: T.
+    """
+
+    def __init__(self, width: int, tasks: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(tasks, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output."""
+        return narrow(self.weight, x)
 
 
 class _Nothing(nn.Module):
@@ -86,4 +105,4 @@ def tower(
     for size in hidden:
         layers += [nn.Linear(width, size), activation(size)]
         width = size
-    return nn.Sequential(*layers, silent(width, tasks))
+    return nn.Sequential(*layers, Output(width, tasks))

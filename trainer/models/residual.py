@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.models.inputs import Inputs, Shape
-from trainer.models.model import Model, silent, tower
+from trainer.models.model import Model, Output, tower
 
 
 class Residual(Model):
@@ -24,7 +24,7 @@ class Residual(Model):
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape, numeric=False)
         width = shape.tasks + shape.fields * (2 if shape.gaussian else 1) + shape.numbers
-        self.line = silent(width, shape.tasks)
+        self.line = Output(width, shape.tasks)
         self.network = tower(width, shape.hidden, shape.tasks)
 
     def deep(self, inputs: Inputs) -> Tensor:
