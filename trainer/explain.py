@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedding_store.lookup import Occurrences
+from embedding_store.gaussian import MODERATION
 from trainer.batch import Batch
-from trainer.models.inputs import Inputs, of_fields
+from trainer.embedder import Embedded
+from trainer.models.inputs import Inputs
 from trainer.models.model import Model
 from trainer.scorer import Scorer
 
@@ -184,19 +185,26 @@ def ask(scorer: Scorer, batch: Batch, task: int) -> Question:
         batch: Of one example.
         task: Number of the task.
     """
-    _, fields = scorer.embed(batch)
-    featurizer = scorer.featurizer
-    size = len(featurizer.fields)
-    unknown = Occurrences(
-        np.zeros(size, dtype=np.int64), np.ones(size, dtype=np.bool_), np.arange(size + 1, dtype=np.int64)
-    )
-    rows = scorer.shard.lookup(unknown, featurizer.tables)
-    cold = scorer.shard.gather(rows, unknown, featurizer.tables, featurizer.means)
-    numbers = torch.from_numpy(scorer.standardise(batch.numbers))
+    embedded = scorer.embedder.embed(batch)
+    nothing = scorer.embedder.embed_unknown(embedded)
+    inputs, _ = scorer.inputs(embedded, batch.times_ms)
+    baseline, _ = scorer.inputs(nothing, batch.times_ms)
+    names = [f.name for f in scorer.featurizer.fields]
+    past = scorer.definition.sequence
+    if past is not None and inputs.sequence is None:
+        names.append(past.name)
     return Question(
         precise(scorer.module),
-        of_fields(torch.from_numpy(fields), numbers),
-        of_fields(torch.from_numpy(cold), torch.zeros_like(numbers)),
-        Names([f.name for f in featurizer.fields], [f.name for f in featurizer.numbers]),
+        inputs,
+        baseline._replace(numbers=torch.zeros_like(baseline.numbers)),
+        Names(names, scorer.featurizer.numbers, past.name if past is not None else "sequence"),
         task,
+        _scale(embedded, task),
+        _scale(nothing, task),
     )
+
+
+def _scale(embedded: Embedded, task: int) -> float:
+    if embedded.moments is None:
+        return 1.0
+    return float(1.0 / np.sqrt(1.0 + MODERATION * embedded.moments[0, task, 1]))

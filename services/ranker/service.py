@@ -18,7 +18,7 @@ from services.ranker.schema import ExplainQuery, RankQuery
 from services.ranker.score import Model, ModelFollower, best
 from services.ranker.sink import Sink
 from trainer.explain import ask
-from trainer.features import BadValue
+from trainer.values import BadValue
 
 _T = TypeVar("_T")
 

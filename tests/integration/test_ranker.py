@@ -27,9 +27,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from embedding_store.bootstrap import bootstrap
 from services.local.servers import start_broker, start_valkey
 from tests.e2e.storm import Store, TrainerProcess, wait_for, write_stream
+from trainer.definition import Definition
 from trainer.example import request_to_columns
 from trainer.learner import Learner
-from trainer.settings import Definition
 
 EXAMPLES = 3000
 

@@ -6,6 +6,7 @@ without gradient included, are all that it knows: they are what a commit carries
 
 import torch
 
+from trainer.definition import Definition
 from trainer.models.dcn import DCN
 from trainer.models.deepfm import DeepFM
 from trainer.models.din import DIN
@@ -13,7 +14,7 @@ from trainer.models.fm import FM
 from trainer.models.inputs import Shape
 from trainer.models.model import Model
 from trainer.models.residual import Residual
-from trainer.settings import Definition, ModelSettings
+from trainer.settings import ModelSettings
 
 torch.set_num_threads(1)  # batches are small, and sums must not depend on how many cores there are
 
