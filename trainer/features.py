@@ -15,7 +15,7 @@ from embedding_store.ids import feature_id
 from embedding_store.lookup import Occurrences
 from trainer.batch import Batch
 from trainer.errors import BadRecord
-from trainer.example import MISSING, Column, Columns, kind_of
+from trainer.example import MISSING, Column, Columns, column_of, kind_of
 from trainer.settings import Definition, FeatureSettings
 
 _CACHED_STRINGS = 1 << 20
@@ -176,16 +176,7 @@ class Featurizer:
 
     @staticmethod
     def _column(feature: FeatureSettings, columns: Columns) -> Column:
-        source = feature.source or ""
-        if source == "time.hour":
-            return columns.ts // 3_600_000 % 24
-        if source == "time.weekday":
-            return (columns.ts // 86_400_000 + 3) % 7
-        column = columns.values.get(source)
-        if column is None:
-            size = columns.labels.shape[0] if source.startswith("item.") else columns.sizes.size
-            return [MISSING] * size
-        return column
+        return column_of(columns, feature.source or "")
 
     def _ids(self, feature: FeatureSettings, column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         if isinstance(column, np.ndarray):
