@@ -402,6 +402,6 @@ def test_the_learner_decays_the_vectors_of_a_batch_by_how_often_their_ids_were_s
         found.append(learner.shard.gradients)
     definition = small_definition()
     shard = Shard(definition.tables, definition.seed)
-    _, fields = Scorer(definition, shard).embed(random_batch(definition, 1).lists(0, 3))
+    fields = Scorer(definition, shard).embedder.embed(random_batch(definition, 1).lists(0, 3)).pooled
     np.testing.assert_allclose(found[1][:, :, 1:] - found[0][:, :, 1:], 0.5 * fields[:, :, 1:], atol=1e-7)
     assert (found[1][:, :, 0] == found[0][:, :, 0]).all()
