@@ -71,20 +71,15 @@ def inspect(
 
 def dump(file: Path, config: Config = None, data_dir: DataDir = _HERE) -> None:
     """Writes the whole store into one canonical file: equal stores give equal bytes."""
-    from embedding_store.bootstrap import bootstrap
     from embedding_store.dump import write_dump
+    from embedding_store.stored import read_stored
 
-    with _opened(config, data_dir) as log:
-        snapshot = bootstrap(log, learning=True)
-        if snapshot is None:
+    with _opened(config, data_dir) as log, read_stored(log, directory=file.absolute().parent) as shard:
+        if shard is None:
             _fail("the store is empty: there is nothing to dump")
-        part = file.with_name(file.name + ".part")
-        with part.open("wb") as out:
-            write_dump(out, snapshot)
-        part.replace(file)
-    typer.echo(
-        f"{file}: commit {snapshot.id.seq}, {int(snapshot.shard.counts.sum())} rows, {file.stat().st_size} bytes"
-    )
+        with _replacing(file) as part, part.open("wb") as out:
+            rows = write_dump(out, shard)
+    typer.echo(f"{file}: commit {shard.id.seq}, {rows} rows, {file.stat().st_size} bytes")
 
 
 def load(file: Path, config: Config = None, data_dir: DataDir = _HERE) -> None:
@@ -193,6 +188,17 @@ def _opened(config: Path | None, data_dir: Path) -> "Iterator[CommitLog]":
         yield CommitLog(connect(store), Keys(store.prefix))
     except (StoreError, LocalError, OSError) as error:
         _fail(str(error))
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """A file beside the one that is to be written; it takes its place once it is whole, and goes if that fails."""
+    part = file.with_name(file.name + ".part")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _fail(text: str) -> NoReturn:
