@@ -21,6 +21,7 @@ from trainer.settings import (
     TaskSettings,
     TrainerSettings,
 )
+from trainer.slices import Slices
 
 SHIPPED = ("kuairand", "movielens", "movietweetings", "synthetic")
 
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.definition()
+        Slices(self.trainer.slices, self.features)
         return self
 
     def definition(self) -> Definition:

@@ -21,6 +21,7 @@ from trainer.pending import Pending, Run
 from trainer.positions import Positions, parse_positions
 from trainer.restore import describe_changes, reconcile
 from trainer.settings import TrainerConfig
+from trainer.slices import Slices
 from trainer.source import Source
 from trainer.takeover import Takeover
 from trainer.warmup import compile_kernels
@@ -55,7 +56,8 @@ class Trainer:
         self._clock = clock
         self._source = Source(config.events, config.trainer.start)
         self._owner = Owner(config.store, self._wait_for_store)
-        self._metrics = TrainerMetrics([task.name for task in config.definition.tasks])
+        self._slices = Slices(config.trainer.slices, config.definition.features, config.trainer.slice_values)
+        self._metrics = TrainerMetrics([task.name for task in config.definition.tasks], self._slices)
         self._warned = 0.0
 
     def run(self) -> None:
@@ -115,7 +117,7 @@ class Trainer:
         stored = snapshot.positions if snapshot else {}
         self._open_source(stored)
         self._pending = Pending(
-            self._learner.scorer.featurizer, self._learner.scorer.tasks, self._config.events.max_ahead
+            self._learner.scorer.featurizer, self._learner.scorer.tasks, self._config.events.max_ahead, self._slices
         )
         self._appended = Appended()
         self._examples = 0
@@ -227,7 +229,7 @@ class Trainer:
                     scores = self._learner.score_and_learn(run.batch)
                     self._learner.shard.sweep(4 * len(run.batch))
                 with self._timed("validate"):
-                    self._metrics.learned(run.batch.labels, scores)
+                    self._metrics.learned(run.batch.labels, scores, run.batch.slices)
                 self._examples += len(run.batch)
                 self._appended.add(run.messages)
             except BadRecord as error:

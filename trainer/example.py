@@ -73,6 +73,18 @@ class Columns:
     weights: NDArray[np.float32]
 
 
+def column_of(columns: Columns, source: str) -> Column:
+    """The values of a source: of L lists, or of B items for ``item.*``. ``time.*`` is made from the event time."""
+    if source == "time.hour":
+        return columns.ts // 3_600_000 % 24
+    if source == "time.weekday":
+        return (columns.ts // 86_400_000 + 3) % 7
+    column = columns.values.get(source)
+    if column is None:
+        return [MISSING] * (columns.labels.shape[0] if source.startswith("item.") else columns.sizes.size)
+    return column
+
+
 def parse_example(value: bytes, tasks: Sequence[str], latest_ts: int | None = None) -> dict[str, Any]:
     """Decodes and checks one message of ``dolmen.examples``. Unknown fields are ignored.
 

@@ -14,7 +14,7 @@ from embedding_store.lookup import Fields, Occurrences
 from trainer.batch import Batch
 from trainer.crosses import cross_ids
 from trainer.definition import Definition, Field, Key, sequence_keys
-from trainer.example import MISSING, Column, Columns
+from trainer.example import Column, Columns, column_of
 from trainer.intake import sources_of
 from trainer.settings import FeatureSettings
 from trainer.values import Reader, bucketed
@@ -172,16 +172,7 @@ class Featurizer:
 
     @staticmethod
     def _column(feature: FeatureSettings, columns: Columns) -> Column:
-        source = feature.source or ""
-        if source == "time.hour":
-            return columns.ts // 3_600_000 % 24
-        if source == "time.weekday":
-            return (columns.ts // 86_400_000 + 3) % 7
-        column = columns.values.get(source)
-        if column is None:
-            size = columns.labels.shape[0] if source.startswith("item.") else columns.sizes.size
-            return [MISSING] * size
-        return column
+        return column_of(columns, feature.source or "")
 
 
 def _crossed(

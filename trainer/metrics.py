@@ -11,6 +11,8 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from embedding_store.shard import Shard
+from trainer.health import Health
+from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
 WINDOW = 10_000
@@ -23,13 +25,16 @@ class TrainerMetrics:
 
     Args:
         tasks: Names of the tasks.
+        slices: By whose values quality is told apart.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
+    def __init__(self, tasks: Sequence[str], slices: Slices | None = None) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         self._tasks = tuple(tasks)
-        self.progress = [Progress(WINDOW) for _ in tasks]
+        slices = slices or Slices()
+        self.progress = [Progress(WINDOW, len(slices.names)) for _ in tasks]
+        self._told = -1
         self._examples = Counter("dolmen_examples", "Examples learned from.", ["task"], registry=r)
         labels = ["task", "window"]
         self._auc = Gauge("dolmen_online_auc", "AUC of scores given before learning.", labels, registry=r)
@@ -53,21 +58,21 @@ class TrainerMetrics:
         self.stages = Counter("dolmen_trainer_stage_seconds", "Where the trainer's time goes.", ["stage"], registry=r)
         self._ids = _Ids()
         r.register(self._ids)
+        self._health = Health(tasks, slices)
+        r.register(self._health)
         for task in tasks:
             self._examples.labels(task)
 
-    def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
-        """Counts a batch: labels float32[B, T], NaN where absent, and scores float64[B, T]."""
+    def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
+        """Counts a batch: labels float32[B, T], NaN where absent, scores float64[B, T], ids of slices int64[B, S]."""
         self._batch.observe(labels.shape[0])
         for t, task in enumerate(self._tasks):
-            self.progress[t].add(labels[:, t], scores[:, t])
+            self.progress[t].add(labels[:, t], scores[:, t], ids)
             self._examples.labels(task).inc(int((~np.isnan(labels[:, t])).sum()))
 
     def refresh(self, shard: Shard, lag: Mapping[tuple[str, int], int], unfolded_bytes: int) -> None:
         """Sets the gauges."""
-        for task, progress in zip(self._tasks, self.progress, strict=True):
-            self._set_quality(task, "all", progress.total())
-            self._set_quality(task, str(WINDOW), progress.recent())
+        self._refresh_quality()
         for (topic, partition), left in lag.items():
             self._lag.labels(topic, str(partition)).set(left)
         self._unfolded.set(unfolded_bytes)
@@ -76,6 +81,16 @@ class TrainerMetrics:
             self._rows.labels(table.name).set(rows)
             self._bytes.labels(table.name).set(shard.stored_bytes(t))
         self._ids.shard = shard
+
+    def _refresh_quality(self) -> None:
+        told = sum(progress.count for progress in self.progress)
+        if told == self._told:
+            return
+        self._told = told
+        for task, progress in zip(self._tasks, self.progress, strict=True):
+            self._set_quality(task, "all", progress.total())
+            self._set_quality(task, str(WINDOW), progress.recent())
+        self._health.refresh(self.progress)
 
     def _set_quality(self, task: str, window: str, quality: Quality) -> None:
         for gauge, value in (

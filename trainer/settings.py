@@ -259,6 +259,10 @@ class TrainerSettings(Section):
     start: str = Field(default="earliest", description="earliest, latest or an RFC 3339 time")
     deterministic: bool = False
     deterministic_idle: Duration = 2_000
+    slices: tuple[str, ...] = Field(
+        default=(), max_length=8, description="features or sources by whose values the quality is told apart"
+    )
+    slice_values: int = Field(default=20, ge=1, le=1000, description="of a slice, the most frequent; the rest: other")
 
     @field_validator("start")
     @classmethod

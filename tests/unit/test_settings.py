@@ -308,3 +308,11 @@ def test_an_item_may_have_a_feature_whose_name_begins_as_a_label_does():
     for source in ("item.weight", "item.outcomes.play", "item.sampled.click"):
         with pytest.raises(ValueError, match="came after the impression"):
             feature("x", source=source)
+
+
+def test_slices_are_features_or_sources(load):
+    slices = 'slices = ["tab", "context.country", "time.hour"]\nslice_values = 5\ncommit_interval'
+    trainer = load(changed("commit_interval", slices)).trainer
+    assert (trainer.slices, trainer.slice_values) == (("tab", "context.country", "time.hour"), 5)
+    with pytest.raises(ConfigError, match=r"trainer\.slices: 'tab_x_video' is a feature of kind cross"):
+        load(changed("commit_interval", 'slices = ["tab_x_video"]\ncommit_interval'))
