@@ -7,7 +7,7 @@ layout  uint16 which numbers of the vector the row holds
 seq     uint32 the commit that changed the row last
 seen    int64  event time of the last sighting, ms since the epoch
 count   uint32 sightings
-values  float32[1 + d], the linear weight and the kept numbers of the vector
+values  float32[lead + d], the linear weight (or means and variances) and the kept numbers of the vector
 state   float32[S], of the optimizer
 ======= ====== ===========================================================================================
 
@@ -44,9 +44,9 @@ PAGE = np.dtype([("id", "<i8"), ("page", "<u4", (PAGE_ENTRIES,))])
 
 
 @cache
-def entry_dtype(dim: int, state_width: int) -> np.dtype[np.void]:
+def entry_dtype(dim: int, state_width: int, lead: int = 1) -> np.dtype[np.void]:
     """An id and its row, as a commit's section holds them one after another."""
-    return np.dtype([("id", "<i8"), *_HEADER, ("values", "<f4", (1 + dim,)), ("state", "<f4", (state_width,))])
+    return np.dtype([("id", "<i8"), *_HEADER, ("values", "<f4", (lead + dim,)), ("state", "<f4", (state_width,))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,8 @@ def decode_rows(table: TableSettings | None, fields: list[bytes], rows: list[byt
     blocks = []
     for (size, _), places in places_of.items():
         dim = table.dim_of((size - HEADER_BYTES) // 4)
-        dtype = entry_dtype(dim, table.state_width(dim)) if dim >= 1 else None
+        sound = dim >= 0 and table.lead + dim > 0
+        dtype = entry_dtype(dim, table.state_width(dim), table.lead) if sound else None
         if dtype is None or size != dtype.itemsize - ID_BYTES:
             raise BadBytes(f"table {table.name!r}: a row of {size} bytes fits no width")
         data = b"".join((bytes(ID_BYTES) if len(fields[i]) != ID_BYTES else fields[i]) + rows[i] for i in places)

@@ -28,6 +28,25 @@ class Occurrences:
     offsets: NDArray[np.int64]
 
 
+def single(ids: NDArray[np.int64], missing: NDArray[np.bool_]) -> Occurrences:
+    """One id an example, of one field: int64[B], bool[B]."""
+    return Occurrences(ids, missing, np.arange(ids.size + 1, dtype=np.int64))
+
+
+class Fields(NamedTuple):
+    """What the store must know of a batch's F fields.
+
+    Attributes:
+        tables: int64[F], table of each.
+        means: bool[F], whether a field's rows are averaged rather than summed.
+        counted: bool[F], whether its ids count as seen; otherwise they are looked up only, and learn.
+    """
+
+    tables: NDArray[np.int64]
+    means: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+
+
 class TableArrays(NamedTuple):
     """What the kernels know of each table.
 
@@ -35,9 +54,10 @@ class TableArrays(NamedTuple):
         dims: int64[T], numbers of a vector.
         expire_ms: int64[T], event time after which an unseen row counts as absent.
         seeds: uint64[T], of initial values.
-        optimizers: int64[T], a place in optimizers.KINDS.
+        optimizers: int64[T], of the vector, a place in optimizers.KINDS.
+        linears: int64[T], of the linear weight.
         rates: float32[T, 2], learning rate of the linear weight and of the vector.
-        knobs: float64[T, 5], deviation of a new vector, first accumulator, l1, l2, beta.
+        knobs: float64[T, 6], deviation of a new vector, first accumulator, l1, l2, beta, prior variance.
         admit_after: int64[T].
         chances: float64[T], probability of admission at a sighting; 0 where sightings are counted.
     """
@@ -46,6 +66,7 @@ class TableArrays(NamedTuple):
     expire_ms: NDArray[np.int64]
     seeds: NDArray[np.uint64]
     optimizers: NDArray[np.int64]
+    linears: NDArray[np.int64]
     rates: NDArray[np.float32]
     knobs: NDArray[np.float64]
     admit_after: NDArray[np.int64]
@@ -127,15 +148,16 @@ def gather(
             written = np.int64(header.layout)
             present = layout_of(layouts, table, np.int64(header.count))
             out[s, 0] += rows.memory[at]
+            at += layouts.leads[written]
             if written == present:
                 for i in range(layouts.dims[present]):
-                    out[s, 1 + layouts.kept[present, i]] += rows.memory[at + 1 + i]
+                    out[s, 1 + layouts.kept[present, i]] += rows.memory[at + i]
                 continue
             for i in range(layouts.dims[present]):
                 k = layouts.kept[present, i]
                 place = layouts.places[written, k]
                 if place >= 0:
-                    out[s, 1 + k] += rows.memory[at + 1 + place]
+                    out[s, 1 + k] += rows.memory[at + place]
                 elif row >= tables.dims.size:
                     out[s, 1 + k] += np.float32(
                         initial_value(tables.seeds[table], header.id, k, tables.knobs[table, 0])

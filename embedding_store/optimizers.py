@@ -1,16 +1,18 @@
 """Optimizers over the rows that a batch touched.
 
 Gradients are summed over the batch, duplicates first, then each distinct row takes one step. A row's strip is: the
-linear weight and the kept numbers of the vector (1 + d values), then `fixed` numbers of state, then `per` arrays of 1
-+ d.
+lead (the linear weight, or means and variances), the kept numbers of the vector, the linear weight's state, the
+vector's state. The linear weight and the vector are two parts with an optimizer each. A part of n numbers has `fixed`
+numbers of state, then `per` arrays of n.
 
 ================== ===== === ===============================================================================
 kind               fixed per state
 ================== ===== === ===============================================================================
-adagrad            2     0   accumulators of the linear weight and of the vector (mean square)
-adagrad_elementwise 0    1   an accumulator a value
-adam               1     2   the row's own steps; first and second moments
+adagrad            1     0   accumulator of the part's mean square
+adagrad_elementwise 0    1   an accumulator a number
+adam               1     2   the part's own steps; first and second moments
 ftrl               0     2   z and n
+gaussian           0     0   none: learned by :mod:`embedding_store.gaussian`
 ================== ===== === ===============================================================================
 """
 
@@ -22,14 +24,18 @@ from numpy.typing import NDArray
 
 from embedding_store.lookup import TableArrays
 from embedding_store.plan import LayoutArrays
+from embedding_store.settings import STATE_WIDTHS
 from embedding_store.slabs import RowArrays
 
-ADAGRAD, ADAGRAD_ELEMENTWISE, ADAM, FTRL = 0, 1, 2, 3
-KINDS = {"adagrad": ADAGRAD, "adagrad_elementwise": ADAGRAD_ELEMENTWISE, "adam": ADAM, "ftrl": FTRL}
-FIXED = np.array([2, 0, 1, 0], dtype=np.int64)
-PER = np.array([0, 1, 2, 2], dtype=np.int64)
+ADAGRAD, ADAGRAD_ELEMENTWISE, ADAM, FTRL, GAUSSIAN = 0, 1, 2, 3, 4
+KINDS = {name: kind for kind, name in enumerate(STATE_WIDTHS)}
+FIXED = np.array([fixed for fixed, _ in STATE_WIDTHS.values()], dtype=np.int64)
+PER = np.array([per for _, per in STATE_WIDTHS.values()], dtype=np.int64)
 
-STD, FIRST, L1, L2, BETA = 0, 1, 2, 3, 4  # places in TableArrays.knobs
+STD, FIRST, L1, L2, BETA, PRIOR = 0, 1, 2, 3, 4, 5  # places in TableArrays.knobs
+COLD_SHARE = 0.03
+"""Variance of a Gaussian cold row at first, as a share of the prior variance of an id's own weight."""
+_ALONE = np.zeros(1, dtype=np.int64)
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -102,22 +108,58 @@ def sum_gradients(
 
 
 @numba.njit(inline="always", cache=True)
-def _adagrad(
-    memory: NDArray[np.float32], at: int, values: int, g: NDArray[np.float32], kept: NDArray[np.int64],
-    rates: NDArray[np.float32],
-) -> None:  # fmt: skip
-    """Row-wise Adagrad. **Source**: Duchi et al. 2011; one accumulator a row as in Naumov et al. 2019 (DLRM)."""
-    state = memory[at + values] + g[0] * g[0]
-    memory[at + values] = state
-    memory[at] -= rates[0] * g[0] / np.sqrt(state)
-    square = np.float32(0.0)
-    for i in range(values - 1):
-        square += g[1 + kept[i]] * g[1 + kept[i]]
-    state = memory[at + values + 1] + square / np.float32(values - 1)
-    memory[at + values + 1] = state
-    step = rates[1] / np.sqrt(state)
-    for i in range(values - 1):
-        memory[at + 1 + i] -= step * g[1 + kept[i]]
+def _step_part(
+    memory: NDArray[np.float32], at: int, state: int, size: int, kind: int, rate: np.float32,
+    knobs: NDArray[np.float64], g: NDArray[np.float32], kept: NDArray[np.int64],
+) -> bool:  # fmt: skip
+    """One step of a part: `size` numbers from `at` on, their state from `state` on, number i's gradient `g[kept[i]]`.
+
+    Returns whether a number is left that is not zero; only FTRL says no.
+    """
+    if kind == ADAGRAD:
+        square = np.float32(0.0)
+        for i in range(size):
+            square += g[kept[i]] * g[kept[i]]
+        total = memory[state] + square / np.float32(size)
+        memory[state] = total
+        scale = rate / np.sqrt(total)
+        for i in range(size):
+            memory[at + i] -= scale * g[kept[i]]
+    elif kind == ADAGRAD_ELEMENTWISE:
+        for i in range(size):
+            x = g[kept[i]]
+            total = memory[state + i] + x * x
+            memory[state + i] = total
+            memory[at + i] -= rate * x / np.sqrt(total)
+    elif kind == ADAM:
+        steps = memory[state] + np.float32(1.0)
+        memory[state] = steps
+        correct1 = np.float32(1.0 / (1.0 - _BETA1 ** np.float64(steps)))
+        correct2 = np.float32(1.0 / (1.0 - _BETA2 ** np.float64(steps)))
+        for i in range(size):
+            x = g[kept[i]]
+            m = np.float32(_BETA1) * memory[state + 1 + i] + np.float32(1.0 - _BETA1) * x
+            v = np.float32(_BETA2) * memory[state + 1 + size + i] + np.float32(1.0 - _BETA2) * x * x
+            memory[state + 1 + i] = m
+            memory[state + 1 + size + i] = v
+            memory[at + i] -= rate * m * correct1 / (np.sqrt(v * correct2) + np.float32(_EPSILON))
+    elif kind == FTRL:
+        any_weight = False
+        l1, l2, beta = np.float32(knobs[L1]), np.float32(knobs[L2]), np.float32(knobs[BETA])
+        for i in range(size):
+            x = g[kept[i]]
+            n = memory[state + size + i]
+            total = n + x * x
+            z = memory[state + i] + x - (np.sqrt(total) - np.sqrt(n)) / rate * memory[at + i]
+            memory[state + i] = z
+            memory[state + size + i] = total
+            if np.abs(z) <= l1:
+                memory[at + i] = np.float32(0.0)
+            else:
+                memory[at + i] = -(z - np.sign(z) * l1) / ((beta + np.sqrt(total)) / rate + l2)
+                any_weight = True
+        return any_weight
+    return True
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -129,10 +171,10 @@ def step(
     found: int,
     emptied: NDArray[np.int64],
 ) -> int:
-    """One step of each distinct row, by its table's optimizer.
+    """One step of each distinct row, by its table's optimizers.
 
-    **Sources**: element-wise Adagrad: Duchi et al. 2011. Adam: Kingma & Ba 2015, algorithm 1, with the row's own step
-    count. FTRL-proximal: McMahan et al. 2013, algorithm 1.
+    **Sources**: Adagrad: Duchi et al. 2011; with one accumulator a row as in Naumov et al. 2019 (DLRM). Adam: Kingma &
+    Ba 2015, algorithm 1, with the row's own step count. FTRL-proximal: McMahan et al. 2013, algorithm 1.
 
     Args:
         rows: Of the shard, each encoded as the present plan has it.
@@ -145,86 +187,51 @@ def step(
     Returns:
         How many were left without a weight.
     """
-    memory = rows.memory
-    zero = np.float32(0.0)
     empty = 0
     for u in range(found):
         row = batch.distinct[u]
         table = np.int64(rows.headers[row].table)
         at = rows.headers[row].at
         layout = np.int64(rows.headers[row].layout)
-        kept = layouts.kept[layout]
-        values = 1 + layouts.dims[layout]
-        g = batch.sums[u]
-        kind = tables.optimizers[table]
-        if kind == ADAGRAD:
-            _adagrad(memory, at, values, g, kept, tables.rates[table])
-        elif kind == ADAGRAD_ELEMENTWISE:
-            for i in range(values):
-                x = g[0] if i == 0 else g[1 + kept[i - 1]]
-                state = memory[at + values + i] + x * x
-                memory[at + values + i] = state
-                memory[at + i] -= tables.rates[table, 1 if i else 0] * x / np.sqrt(state)
-        elif kind == ADAM:
-            steps = memory[at + values] + np.float32(1.0)
-            memory[at + values] = steps
-            correct1 = np.float32(1.0 / (1.0 - _BETA1 ** np.float64(steps)))
-            correct2 = np.float32(1.0 / (1.0 - _BETA2 ** np.float64(steps)))
-            for i in range(values):
-                x = g[0] if i == 0 else g[1 + kept[i - 1]]
-                m = np.float32(_BETA1) * memory[at + values + 1 + i] + np.float32(1.0 - _BETA1) * x
-                v = np.float32(_BETA2) * memory[at + 2 * values + 1 + i] + np.float32(1.0 - _BETA2) * x * x
-                memory[at + values + 1 + i] = m
-                memory[at + 2 * values + 1 + i] = v
-                rate = tables.rates[table, 1 if i else 0]
-                memory[at + i] -= rate * m * correct1 / (np.sqrt(v * correct2) + np.float32(_EPSILON))
-        else:
-            any_weight = False
-            l1, l2 = np.float32(tables.knobs[table, L1]), np.float32(tables.knobs[table, L2])
-            beta = np.float32(tables.knobs[table, BETA])
-            for i in range(values):
-                x = g[0] if i == 0 else g[1 + kept[i - 1]]
-                rate = tables.rates[table, 1 if i else 0]
-                n = memory[at + 2 * values + i]
-                total = n + x * x
-                z = memory[at + values + i] + x - (np.sqrt(total) - np.sqrt(n)) / rate * memory[at + i]
-                memory[at + values + i] = z
-                memory[at + 2 * values + i] = total
-                if np.abs(z) <= l1:
-                    memory[at + i] = zero
-                else:
-                    memory[at + i] = -(z - np.sign(z) * l1) / ((beta + np.sqrt(total)) / rate + l2)
-                    any_weight = True
-            if not any_weight and row >= tables.dims.size:
-                emptied[empty] = row
-                empty += 1
+        lead, size = layouts.leads[layout], layouts.dims[layout]
+        linear = tables.linears[table]
+        state = at + lead + size
+        rates, knobs, g = tables.rates[table], tables.knobs[table], batch.sums[u]
+        any_weight = _step_part(rows.memory, at, state, 1, linear, rates[0], knobs, g[:1], _ALONE)
+        if size > 0:
+            state += FIXED[linear] + PER[linear]
+            any_weight |= _step_part(
+                rows.memory, at + lead, state, size, tables.optimizers[table], rates[1], knobs, g[1:],
+                layouts.kept[layout],
+            )  # fmt: skip
+        if not any_weight and row >= tables.dims.size:
+            emptied[empty] = row
+            empty += 1
     return empty
 
 
 @numba.njit(inline="always", cache=True)
-def start_state(memory: NDArray[np.float32], at: int, values: int, table: int, tables: TableArrays) -> None:
-    """State of a new row whose values are set: no gradient was seen yet."""
-    kind = tables.optimizers[table]
-    begin = at + values
-    for i in range(FIXED[kind] + PER[kind] * values):
-        memory[begin + i] = np.float32(0.0)
-    if kind == ADAGRAD:
-        memory[begin] = np.float32(tables.knobs[table, FIRST])
-        memory[begin + 1] = np.float32(tables.knobs[table, FIRST])
-    elif kind == ADAGRAD_ELEMENTWISE:
-        for i in range(values):
-            memory[begin + i] = np.float32(tables.knobs[table, FIRST])
+def start_number(
+    memory: NDArray[np.float32], at: int, state: int, size: int, i: int, kind: int, rate: np.float32,
+    knobs: NDArray[np.float64],
+) -> None:  # fmt: skip
+    """State of number i of a part, whose value is set: no gradient was seen yet."""
+    for p in range(PER[kind]):
+        memory[state + FIXED[kind] + p * size + i] = np.float32(0.0)
+    if kind == ADAGRAD_ELEMENTWISE:
+        memory[state + i] = np.float32(knobs[FIRST])
     elif kind == FTRL:
-        for i in range(values):
-            start_ftrl(memory, at, values, i, table, tables)
+        w = memory[at + i]
+        pull = np.sign(w) * knobs[L1] if w != 0 else 0.0
+        memory[state + i] = np.float32(-(w * (knobs[BETA] / np.float64(rate) + knobs[L2]) + pull))
 
 
 @numba.njit(inline="always", cache=True)
-def start_ftrl(memory: NDArray[np.float32], at: int, values: int, i: int, table: int, tables: TableArrays) -> None:
-    """Sets z so that value `i` is what it is, with n at zero."""
-    w = memory[at + i]
-    rate = np.float64(tables.rates[table, 1 if i else 0])
-    pull = np.sign(w) * tables.knobs[table, L1] if w != 0 else 0.0
-    z = -(w * (tables.knobs[table, BETA] / rate + tables.knobs[table, L2]) + pull)
-    memory[at + values + i] = np.float32(z)
-    memory[at + 2 * values + i] = np.float32(0.0)
+def start_part(
+    memory: NDArray[np.float32], at: int, state: int, size: int, kind: int, rate: np.float32, knobs: NDArray[np.float64]
+) -> None:
+    """State of a new part whose numbers are set."""
+    if FIXED[kind] > 0:
+        memory[state] = np.float32(knobs[FIRST]) if kind == ADAGRAD else np.float32(0.0)
+    for i in range(size):
+        start_number(memory, at, state, size, i, kind, rate, knobs)

@@ -23,6 +23,7 @@ class LayoutArrays(NamedTuple):
     """What the kernels see.
 
     Attributes:
+        leads: int64[L], numbers of a row in front of its vector.
         dims: int64[L], how many numbers of the vector a layout keeps.
         kept: int64[L, K], which ones, in rising order; -1 behind them.
         places: int64[L, K], where a number of the vector lies in a row; -1 if it is not kept.
@@ -32,6 +33,7 @@ class LayoutArrays(NamedTuple):
         blocks: int64[·], layout of each block.
     """
 
+    leads: NDArray[np.int64]
     dims: NDArray[np.int64]
     kept: NDArray[np.int64]
     places: NDArray[np.int64]
@@ -98,7 +100,7 @@ class Layouts:
 
     def arrays(self) -> LayoutArrays:
         """What the kernels take, for the present plans. Registers the layouts that are new."""
-        width = max(table.dim for table in self.tables)
+        width = max(1, *(table.dim for table in self.tables))
         starts, bounds, blocks = [0], [], []
         for table in self.tables:
             plan = self.plans.get(table.name) or TablePlan((), (tuple(range(table.dim)),))
@@ -110,14 +112,17 @@ class Layouts:
         places = np.full((len(self.known), width), -1, dtype=np.int64)
         dims = np.array([len(numbers) for _, numbers in self.known], dtype=np.int64)
         widths = np.zeros(len(self.known), dtype=np.int64)
+        leads = np.zeros(len(self.known), dtype=np.int64)
         for number, (name, numbers) in enumerate(self.known):
-            if name not in settings or numbers[-1] >= settings[name].dim:
+            if name not in settings or (numbers and numbers[-1] >= settings[name].dim):
                 continue  # of a table that was dropped since, or made anew with another width
             kept[number, : len(numbers)] = numbers
             places[number, list(numbers)] = range(len(numbers))
-            widths[number] = 1 + len(numbers) + (settings[name].state_width(len(numbers)) if self.learning else 0)
+            leads[number] = settings[name].lead
+            state = settings[name].state_width(len(numbers)) if self.learning else 0
+            widths[number] = max(2, leads[number] + len(numbers) + state)
         return LayoutArrays(
-            dims, kept, places, widths,
+            leads, dims, kept, places, widths,
             np.array(starts, dtype=np.int64), np.array(bounds, dtype=np.int64), np.array(blocks, dtype=np.int64),
         )  # fmt: skip
 
@@ -131,7 +136,8 @@ class Layouts:
         if layout >= len(self.known):
             return False
         name, kept = self.known[layout]
-        return name == table and len(kept) == dim and kept[-1] < next(t.dim for t in self.tables if t.name == table)
+        width = next(t.dim for t in self.tables if t.name == table)
+        return name == table and len(kept) == dim and all(k < width for k in kept[-1:])
 
     def to_json(self) -> bytes:
         """Layouts and plans, for a commit."""

@@ -10,10 +10,10 @@ from embedding_store import codec, optimizers
 from embedding_store.admission import SlidingFilter, chance_of
 from embedding_store.codec import FILTER, Block
 from embedding_store.lookup import TableArrays
-from embedding_store.plan import Layouts
+from embedding_store.plan import LayoutArrays, Layouts
 from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.sightings import TouchArrays, upsert
-from embedding_store.slabs import HEADER, Rows
+from embedding_store.slabs import HEADER, RowArrays, Rows
 from embedding_store.strips import forget, make_row
 from embedding_store.table import HashIndex
 
@@ -48,7 +48,7 @@ class RowSet:
     ) -> None:
         self.tables = tuple(tables)
         self.number = {table.name: t for t, table in enumerate(self.tables)}
-        self.dim = max(table.dim for table in self.tables)
+        self.dim = max(0, 0, *(table.dim for table in self.tables if table.kind == "weights"))
         self.learning = learning
         self.clock_ms = 0
         self.seq = 1
@@ -75,6 +75,11 @@ class RowSet:
             make_row(self.rows.arrays, self._layouts, self._table_arrays, t, t, 0, learning)
 
     @property
+    def arrays(self) -> tuple[RowArrays, LayoutArrays]:
+        """What kernels over rows take. Valid until the next growth: do not keep it."""
+        return self.rows.arrays, self._layouts
+
+    @property
     def counts(self) -> NDArray[np.int64]:
         """Rows of each table, cold rows not counted, expired ones that were not swept yet included: int64[T]."""
         return self._touched.counts
@@ -97,6 +102,12 @@ class RowSet:
     @property
     def _widest(self) -> int:
         return int(self._layouts.widths.max())
+
+    def _widest_of(self, tables: NDArray[np.int64]) -> int:
+        """float32 numbers of the widest row that one of some tables may get."""
+        return int(
+            np.maximum.reduceat(self._layouts.widths[self._layouts.blocks], self._layouts.starts[:-1])[tables].max()
+        )
 
     # What a commit carries
 
@@ -123,14 +134,15 @@ class RowSet:
         layout = int(headers["layout"][0])
         dim = int(self._layouts.dims[layout])
         state = table.state_width(dim) if self.learning else 0
-        entries = np.zeros(rows.size, dtype=codec.entry_dtype(dim, state))
+        entries = np.zeros(rows.size, dtype=codec.entry_dtype(dim, state, table.lead))
         entries["version"] = codec.VERSION
         entries["flags"] = np.where(rows < len(self.tables), codec.COLD, 0)
         for name in ("id", "layout", "seq", "last_seen", "count"):
             entries[name] = headers[name]
-        strip = self.rows.memory[headers["at"][:, None] + np.arange(1 + dim + state)]
-        entries["values"] = strip[:, : 1 + dim]
-        entries["state"] = strip[:, 1 + dim :]
+        values = table.lead + dim
+        strip = self.rows.memory[headers["at"][:, None] + np.arange(values + state)]
+        entries["values"] = strip[:, :values]
+        entries["state"] = strip[:, values:]
         return Block(table.name, entries)
 
     # What a commit brings
@@ -148,8 +160,10 @@ class RowSet:
             self._apply(table, int(layout), block.entries[block.entries["layout"] == layout])
 
     def _apply(self, table: int, layout: int, entries: NDArray[np.void]) -> None:
-        dim, state = entries["values"].shape[1] - 1, entries["state"].shape[1]
-        if not self.layouts.holds(self.tables[table].name, layout, dim) or state != self.tables[table].state_width(dim):
+        settings = self.tables[table]
+        values, state = entries["values"].shape[1], entries["state"].shape[1]
+        dim = values - settings.lead
+        if not self.layouts.holds(settings.name, layout, dim) or state != settings.state_width(dim):
             return  # of a table of this name that was dropped since
         width = int(self._layouts.widths[layout])
         ids = np.ascontiguousarray(entries["id"]).astype(np.int64)
@@ -167,9 +181,9 @@ class RowSet:
         for name in ("seq", "last_seen", "count"):
             headers[name][found] = entries[name]
         at = headers["at"][found][:, None]
-        self.rows.memory[at + np.arange(1 + dim)] = entries["values"]
+        self.rows.memory[at + np.arange(values)] = entries["values"]
         if self.learning:
-            self.rows.memory[at + np.arange(1 + dim, width)] = entries["state"]
+            self.rows.memory[at + np.arange(values, values + state)] = entries["state"]
 
     def remove(self, table: int, ids: NDArray[np.int64]) -> None:
         """Removes rows. Idempotent."""
@@ -218,7 +232,7 @@ class RowSet:
             settings.dim if settings.name not in self.layouts.plans else len(self.layouts.plans[settings.name].kept[0])
         )
         return int(self.counts[table]) * (
-            codec.HEADER_BYTES + codec.ID_BYTES + 4 * (1 + dim + settings.state_width(dim))
+            codec.HEADER_BYTES + codec.ID_BYTES + 4 * (settings.lead + dim + settings.state_width(dim))
         )
 
     @property
@@ -233,8 +247,12 @@ def _table_arrays(tables: Sequence[TableSettings], seed: int) -> TableArrays:
         expire_ms=np.array([t.expire_after or NEVER_MS for t in tables], dtype=np.int64),
         seeds=np.array([xxhash.xxh3_64_intdigest(t.name.encode(), seed) for t in tables], dtype=np.uint64),
         optimizers=np.array([optimizers.KINDS[t.optimizer] for t in tables], dtype=np.int64),
+        linears=np.array([optimizers.KINDS[t.linear or t.optimizer] for t in tables], dtype=np.int64),
         rates=np.array([(t.linear_learning_rate, t.learning_rate) for t in tables], dtype=np.float32),
-        knobs=np.array([(t.init_std, t.initial_accumulator, t.l1, t.l2, t.beta) for t in tables], dtype=np.float64),
+        knobs=np.array(
+            [(t.init_std, t.initial_accumulator, t.l1, t.l2, t.beta, t.prior_variance) for t in tables],
+            dtype=np.float64,
+        ),
         admit_after=np.array([t.admit_after for t in tables], dtype=np.int64),
         chances=np.array([chance_of(t.admit_after) if t.admission == "probability" else 0.0 for t in tables]),
     )

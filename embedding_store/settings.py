@@ -3,7 +3,17 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _UNITS_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -81,16 +91,61 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-STATE_WIDTHS = {"adagrad": (2, 0), "adagrad_elementwise": (0, 1), "adam": (1, 2), "ftrl": (0, 2)}
-"""Numbers of optimizer state in a row: of the row, and of each of its values."""
+OptimizerName = Literal["adagrad", "adagrad_elementwise", "adam", "ftrl"]
+STATE_WIDTHS = {"adagrad": (1, 0), "adagrad_elementwise": (0, 1), "adam": (1, 2), "ftrl": (0, 2), "gaussian": (0, 0)}
+"""Numbers of optimizer state: of a part of a row, and of each of the part's numbers. The linear weight is one part, the
+vector another."""
+
+WINDOW_PARTS = 8
+ACCUMULATOR_WIDTHS = {
+    "count": 2, "sum": 2, "time": 2, "window_count": 2 + WINDOW_PARTS, "window_sum": 2 + WINDOW_PARTS
+}  # fmt: skip
+"""float32 numbers of an accumulator; `last` takes as many as it holds values."""
+
+
+class Accumulator(Section):
+    """What a row of a statistics table accumulates of one input of the examples.
+
+    `count`, `sum`: of the sightings where the input has a value, perhaps decayed. `window_count`, `window_sum`: the
+    same over the last `window_ms` of event time, in eighths. `last`: the latest `length` values. `time`: the latest
+    event time. An input without a value changes nothing.
+    """
+
+    kind: Literal["count", "sum", "window_count", "window_sum", "last", "time"]
+    of: str = Field(description="name of the input")
+    half_life_ms: int | None = Field(default=None, gt=0, description="of count and sum; event time")
+    window_ms: int | None = Field(default=None, gt=0, description="of window_count and window_sum; event time")
+    length: int = Field(default=1, ge=1, le=32, description="of last")
+
+    @property
+    def width(self) -> int:
+        """float32 numbers that it takes."""
+        return 1 + self.length if self.kind == "last" else ACCUMULATOR_WIDTHS[self.kind]
+
+
+_WIDEST = 256
+SEQUENCE_ITEM = 6
+"""float32 numbers of one item of a sequence: its id, its time and its outcome."""
 
 
 class TableSettings(Section):
-    """One embedding table: ids, rows, cold row, optimizer, admission and expiry."""
+    """One table: ids, rows, cold row, optimizer, admission and expiry. Its features decide what its rows hold."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")
-    dim: int = Field(default=8, ge=1, le=256, description="numbers of a row's vector")
-    optimizer: Literal["adagrad", "adagrad_elementwise", "adam", "ftrl"] = "adagrad"
+    kind: Literal["weights", "statistics", "sequence"] = Field(
+        default="weights", description="what its rows hold; set by what uses the table"
+    )
+    dim: int = Field(default=8, ge=0, le=4000, description="numbers of a row's vector")
+    optimizer: OptimizerName = "adagrad"
+    linear: OptimizerName | Literal["gaussian"] | None = Field(
+        default=None, description="optimizer of the linear weight, set by model.wide; none: the table's"
+    )
+    tasks: int = Field(default=1, ge=1, le=64, description="of Gaussian weights: so many means and variances a row")
+    prior_variance: float = Field(default=0.1, gt=0, description="of Gaussian weights; set by the feature")
+    accumulators: tuple[Accumulator, ...] = Field(
+        default=(), description="of a statistics table; set by [[statistics]]"
+    )
+    length: int = Field(default=0, ge=0, le=500, description="of a sequence table, items; set by the feature")
     learning_rate: float = Field(default=0.01, gt=0, description="of the vector")
     linear_learning_rate: float = Field(default=0.03, gt=0, description="of the linear weight")
     initial_accumulator: float = Field(default=0.01, gt=0, description="of Adagrad")
@@ -104,15 +159,39 @@ class TableSettings(Section):
     )
     expire_after: OptionalDuration = Field(default=None, description="event time after which an unseen row goes")
 
+    @field_validator("dim")
+    @classmethod
+    def _dim(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("kind") == "weights" and value > _WIDEST:
+            raise ValueError(f"Input should be less than or equal to {_WIDEST}")
+        return value
+
+    @property
+    def lead(self) -> int:
+        """Numbers of a row in front of its vector: the linear weight, or mean and variance of each task."""
+        if self.kind != "weights":
+            return 0
+        return 2 * self.tasks if self.linear == "gaussian" else 1
+
+    @property
+    def linear_state(self) -> int:
+        """Numbers of optimizer state of the linear weight."""
+        if self.kind != "weights":
+            return 0
+        return sum(STATE_WIDTHS[self.linear or self.optimizer])
+
     def state_width(self, dim: int) -> int:
         """Numbers of optimizer state in a row that keeps so many numbers of the vector."""
         fixed, per = STATE_WIDTHS[self.optimizer]
-        return fixed + per * (1 + dim)
+        return 0 if self.kind != "weights" else self.linear_state + (fixed + per * dim if dim else 0)
 
     def dim_of(self, numbers: int) -> int:
         """How many numbers of the vector a strip of so many numbers, state included, keeps."""
+        of_vector = numbers - self.lead - self.linear_state
+        if self.kind != "weights" or not of_vector:
+            return of_vector
         fixed, per = STATE_WIDTHS[self.optimizer]
-        return (numbers - fixed) // (1 + per) - 1
+        return (of_vector - fixed) // (1 + per)
 
 
 class AdmissionSettings(Section):

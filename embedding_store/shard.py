@@ -8,12 +8,15 @@ value, scores as it.
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store import optimizers
+from embedding_store import gaussian, optimizers
 from embedding_store.codec import FILTER, Block
-from embedding_store.lookup import Occurrences, gather, lookup
+from embedding_store.lookup import Fields, Occurrences, gather, lookup
 from embedding_store.plan import TablePlan
 from embedding_store.row_set import NONE, RowSet
 from embedding_store.sightings import expired_rows, reencode_stale, touch
+
+_REENCODED = 24
+"""Rows that are looked at, for each example, while a new plan is being carried out."""
 
 
 class Shard(RowSet):
@@ -21,43 +24,35 @@ class Shard(RowSet):
 
     # Scoring
 
-    def lookup(self, batch: Occurrences, fields: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The row that scores each occurrence: int64[N]. Changes nothing.
-
-        Args:
-            batch: The ids.
-            fields: int64[F], the table of each field.
-        """
+    def lookup(self, batch: Occurrences, fields: Fields) -> NDArray[np.int64]:
+        """The row that scores each occurrence: int64[N]. Changes nothing."""
         found = np.empty(batch.ids.size, dtype=np.int64)
         lookup(
-            self.index.arrays, self.rows.arrays, self._table_arrays, batch.ids, batch.missing, batch.offsets, fields,
-            self.clock_ms, found,
+            self.index.arrays, self.rows.arrays, self._table_arrays, batch.ids, batch.missing, batch.offsets,
+            fields.tables, self.clock_ms, found,
         )  # fmt: skip
         return found
 
-    def gather(
-        self, rows: NDArray[np.int64], batch: Occurrences, fields: NDArray[np.int64], means: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def gather(self, rows: NDArray[np.int64], batch: Occurrences, fields: Fields) -> NDArray[np.float32]:
         """Pooled rows of each field at full width: float32[B, F, 1 + K]; first the linear weight, then the vector.
 
         Args:
             rows: int64[N], as `lookup` gave them.
             batch: The ids.
-            fields: int64[F], the table of each field.
-            means: bool[F], whether a field's rows are averaged rather than summed.
+            fields: Of the batch.
         """
         flat = np.empty((batch.offsets.size - 1, 1 + self.dim), dtype=np.float32)
-        gather(self.rows.arrays, self._layouts, self._table_arrays, rows, batch.offsets, means, flat)
-        out = flat.reshape(-1, means.size, 1 + self.dim)
+        gather(self.rows.arrays, self._layouts, self._table_arrays, rows, batch.offsets, fields.means, flat)
+        out = flat.reshape(-1, fields.means.size, 1 + self.dim)
         for f, matrix in self._matrices(fields):
             out[:, f, 1 : 1 + len(matrix)] = out[:, f, 1 : 1 + len(matrix)] @ matrix.T
         return out
 
-    def _matrices(self, fields: NDArray[np.int64]) -> list[tuple[int, NDArray[np.float32]]]:
+    def _matrices(self, fields: Fields) -> list[tuple[int, NDArray[np.float32]]]:
         if not self.layouts.plans:
             return []
         found = []
-        for f, t in enumerate(fields.tolist()):
+        for f, t in enumerate(fields.tables.tolist()):
             plan = self.layouts.plans.get(self.tables[t].name)
             if plan is not None and plan.matrix is not None:
                 found.append((f, np.array(plan.matrix, dtype=np.float32)))
@@ -70,8 +65,7 @@ class Shard(RowSet):
         batch: Occurrences,
         scored: NDArray[np.int64],
         gradients: NDArray[np.float32],
-        fields: NDArray[np.int64],
-        means: NDArray[np.bool_],
+        fields: Fields,
         times_ms: NDArray[np.int64],
         origins: NDArray[np.uint64],
     ) -> None:
@@ -81,13 +75,30 @@ class Shard(RowSet):
             batch: The ids.
             scored: int64[N], as `lookup` gave them for this batch.
             gradients: float32[B, F, 1 + K] of the loss with respect to what `gather` gave, summed over the batch.
-            fields: int64[F].
-            means: bool[F].
+            fields: Of the batch.
             times_ms: int64[B], event time of each example.
             origins: uint64[B], a number for where each example came from, the same whenever it is read.
         """
+        self.step(batch, scored, self.sight(batch, scored, fields, times_ms, origins), gradients, fields)
+        self.pass_on(times_ms)
+
+    def sight(
+        self,
+        batch: Occurrences,
+        scored: NDArray[np.int64],
+        fields: Fields,
+        times_ms: NDArray[np.int64],
+        origins: NDArray[np.uint64],
+    ) -> NDArray[np.int64]:
+        """Counts the sightings and gives admitted ids their rows; arguments as those of :meth:`learn`.
+
+        The clock stays as it is: :meth:`pass_on` moves it once the whole batch was taken in.
+
+        Returns:
+            int64[N], the ids' own rows; the cold row for those without.
+        """
         size = batch.ids.size
-        self.rows.reserve(self.index.rows_end + size, 3 * size * self._widest)
+        self.rows.reserve(self.index.rows_end + size, 3 * size * self._widest_of(fields.tables))
         self._reserve_dirty(2 * size)
         self.filter.advance(max(self.clock_ms, int(times_ms.max())))
         updated = np.full(size, -1, dtype=np.int64)
@@ -97,19 +108,77 @@ class Shard(RowSet):
             updated,
         ):  # fmt: skip
             self.index.grow()
+        return updated
+
+    def step(
+        self,
+        batch: Occurrences,
+        scored: NDArray[np.int64],
+        updated: NDArray[np.int64],
+        gradients: NDArray[np.float32],
+        fields: Fields,
+    ) -> None:
+        """Takes one optimizer step with every row touched; `updated` as :meth:`sight` gave it."""
         for f, matrix in self._matrices(fields):
             gradients[:, f, 1 : 1 + len(matrix)] = gradients[:, f, 1 : 1 + len(matrix)] @ matrix
-        room = size + len(self.tables)
+        room = batch.ids.size + len(self.tables)
         sums = optimizers.Summed(np.empty(room, np.int64), np.empty((room, 1 + self.dim), np.float32))
         found = optimizers.sum_gradients(
-            self.rows.arrays, batch.offsets, scored, updated, batch.missing, means, gradients, sums
+            self.rows.arrays, batch.offsets, scored, updated, batch.missing, fields.means, gradients, sums
         )
         emptied = np.empty(room, dtype=np.int64)
         empty = optimizers.step(self.rows.arrays, self._layouts, self._table_arrays, sums, found, emptied)
         if empty:
             self._drop_rows(emptied[:empty])
+
+    def pass_on(self, times_ms: NDArray[np.int64]) -> None:
+        """Moves the clock on to what was learned from, and re-encodes some rows that a new plan has otherwise."""
         self.clock_ms = max(self.clock_ms, int(times_ms.max()))
-        self._reencode(size)
+        self._reencode(_REENCODED * times_ms.size)
+
+    # Gaussian weights
+
+    def score_gaussian(
+        self, rows: NDArray[np.int64], batch: Occurrences, fields: Fields, bias: NDArray[np.float64], linear: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and variance of each example's log odds, what each field adds to the mean, and how well it is known.
+
+        Args:
+            rows: int64[N], as `lookup` gave them.
+            batch: The ids.
+            fields: Of the batch.
+            bias: float64[T, 2], mean and variance of each task's.
+            linear: L, how many fields add to the score; the others come behind them.
+
+        Returns:
+            float64[B, T, 2], float32[B, L, T] and float32[B, L, T], as :func:`gaussian.score` gives them.
+        """
+        count = (batch.offsets.size - 1) // fields.tables.size
+        moments = np.empty((count, *bias.shape), dtype=np.float64)
+        means = np.empty((count, linear, len(bias)), dtype=np.float32)
+        confidence = np.empty_like(means)
+        gaussian.score(
+            self.rows.arrays, self._table_arrays, rows, batch.missing, batch.offsets, fields, bias, moments, means,
+            confidence,
+        )  # fmt: skip
+        return moments, means, confidence
+
+    def learn_gaussian(
+        self,
+        batch: Occurrences,
+        scored: NDArray[np.int64],
+        updated: NDArray[np.int64],
+        fields: Fields,
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        bias: NDArray[np.float64],
+        linear: int,
+    ) -> None:
+        """Moves every weight that a batch touched, example by example; arguments as :func:`gaussian.learn` has them."""
+        gaussian.learn(
+            self.rows.arrays, self._table_arrays, scored, updated, batch.missing, batch.offsets, fields, labels,
+            weights, bias, linear,
+        )  # fmt: skip
 
     def _reserve_dirty(self, more: int) -> None:
         used = int(self._touched.n_dirty[0])

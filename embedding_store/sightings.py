@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.admission import FilterArrays, drawn, sight
-from embedding_store.lookup import TableArrays
+from embedding_store.lookup import Fields, TableArrays
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.slabs import RowArrays, allocate, release
 from embedding_store.strips import make_row, reencode
@@ -65,7 +65,7 @@ def touch(
     ids: NDArray[np.int64],
     missing: NDArray[np.bool_],
     offsets: NDArray[np.int64],
-    fields: NDArray[np.int64],
+    fields: Fields,
     times_ms: NDArray[np.int64],
     origins: NDArray[np.uint64],
     clock_ms: int,
@@ -87,7 +87,7 @@ def touch(
         ids: int64[N].
         missing: bool[N]; such a sighting counts for the cold row.
         offsets: int64[B * F + 1].
-        fields: int64[F], table of each field.
+        fields: Of the batch.
         times_ms: int64[B].
         origins: uint64[B], where each example came from.
         clock_ms: Highest event time learned from before.
@@ -100,12 +100,20 @@ def touch(
     """
     headers = rows.headers
     for s in range(touched.resume[0], offsets.size - 1):
-        table = fields[s % fields.size]
-        example = s // fields.size
+        field = s % fields.tables.size
+        table = fields.tables[field]
+        example = s // fields.tables.size
         for j in range(offsets[s], offsets[s + 1]):
             if updated[j] >= 0:
                 continue
             row = scored[j]
+            if not fields.counted[field]:
+                _mark(rows, row, seq, touched)
+                present = layout_of(layouts, table, np.int64(headers[row].count))
+                if present != headers[row].layout:
+                    reencode(rows, layouts, tables, row, present, True)
+                updated[j] = row
+                continue
             if row == table:
                 _mark(rows, table, seq, touched)
                 if not missing[j]:
@@ -113,7 +121,7 @@ def touch(
                     stale = row >= 0 and clock_ms - headers[row].last_seen > tables.expire_ms[table]
                     if row < 0 or stale:
                         if j != touched.resume[1] and not _admits(
-                            filters, tables, table, ids[j], origins[example] + np.uint64(s % fields.size)
+                            filters, tables, table, ids[j], origins[example] + np.uint64(field)
                         ):
                             touched.filtered[table] += 1
                             row = table

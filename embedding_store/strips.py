@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from embedding_store.initial import initial_value
 from embedding_store.lookup import TableArrays
-from embedding_store.optimizers import ADAGRAD_ELEMENTWISE, FIRST, FIXED, FTRL, PER, STD, start_ftrl, start_state
+from embedding_store.optimizers import COLD_SHARE, FIXED, GAUSSIAN, PER, PRIOR, STD, start_number, start_part
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.slabs import RowArrays, allocate, release
 
@@ -25,15 +25,25 @@ def make_row(
     header.layout = layout
     header.count = 0
     header.last_seen = 0
-    values = 1 + layouts.dims[layout]
-    rows.memory[at] = np.float32(0.0)
-    for i in range(values - 1):
+    lead, size = layouts.leads[layout], layouts.dims[layout]
+    linear, knobs, rates = tables.linears[table], tables.knobs[table], tables.rates[table]
+    for i in range(lead):
+        rows.memory[at + i] = np.float32(0.0)
+        if linear == GAUSSIAN and row < tables.dims.size:
+            rows.memory[at + i] = np.float32(COLD_SHARE * knobs[PRIOR] if i % 2 else 0.0)
+        elif linear == GAUSSIAN:
+            rows.memory[at + i] = np.float32(knobs[PRIOR]) if i % 2 else rows.memory[rows.headers[table].at + i]
+    for i in range(size):
         value = 0.0
-        if row >= tables.dims.size:
-            value = initial_value(tables.seeds[table], key, layouts.kept[layout, i], tables.knobs[table, STD])
-        rows.memory[at + 1 + i] = np.float32(value)
-    if learning:
-        start_state(rows.memory, at, values, table, tables)
+        if row >= tables.dims.size and lead > 0:
+            value = initial_value(tables.seeds[table], key, layouts.kept[layout, i], knobs[STD])
+        rows.memory[at + lead + i] = np.float32(value)
+    if learning and lead > 0:
+        state = at + lead + size
+        start_part(rows.memory, at, state, 1, linear, rates[0], knobs)
+        if size > 0:
+            state += FIXED[linear] + PER[linear]
+            start_part(rows.memory, at + lead, state, size, tables.optimizers[table], rates[1], knobs)
 
 
 @numba.njit(cache=True)
@@ -45,37 +55,36 @@ def reencode(
     memory = rows.memory
     table = int(header.table)
     old_layout, old = np.int64(header.layout), header.at
-    old_values, values = 1 + layouts.dims[old_layout], 1 + layouts.dims[layout]
+    old_size, size, lead = layouts.dims[old_layout], layouts.dims[layout], layouts.leads[layout]
     at = allocate(rows, layouts.widths[layout])
-    kind = tables.optimizers[table]
-    fixed, per = FIXED[kind], PER[kind]
-    if learning:
-        for i in range(fixed):
-            memory[at + values + i] = memory[old + old_values + i]
-    for i in range(values):
-        place = 0
-        if i > 0:
-            k = layouts.kept[layout, i - 1]
-            place = layouts.places[old_layout, k] + 1 if layouts.places[old_layout, k] >= 0 else -1
+    for i in range(lead):
+        memory[at + i] = memory[old + i]
+    kind, linear = tables.optimizers[table], tables.linears[table]
+    of_linear = FIXED[linear] + PER[linear] if learning and lead > 0 else 0
+    for i in range(of_linear):
+        memory[at + lead + size + i] = memory[old + lead + old_size + i]
+    state, old_state = at + lead + size + of_linear, old + lead + old_size + of_linear
+    stateful = learning and lead > 0 and size > 0
+    if stateful and old_size == 0:
+        start_part(memory, at + lead, state, 0, kind, tables.rates[table, 1], tables.knobs[table])
+    elif stateful:
+        for i in range(FIXED[kind]):
+            memory[state + i] = memory[old_state + i]
+    for i in range(size):
+        k = layouts.kept[layout, i]
+        place = layouts.places[old_layout, k]
         if place >= 0:
-            memory[at + i] = memory[old + place]
-            if learning:
-                for p in range(per):
-                    memory[at + values + fixed + p * values + i] = memory[
-                        old + old_values + fixed + p * old_values + place
-                    ]
+            memory[at + lead + i] = memory[old + lead + place]
+            if stateful:
+                for p in range(PER[kind]):
+                    memory[state + FIXED[kind] + p * size + i] = memory[old_state + FIXED[kind] + p * old_size + place]
             continue
         value = 0.0
-        if row >= tables.dims.size:
-            value = initial_value(tables.seeds[table], header.id, layouts.kept[layout, i - 1], tables.knobs[table, STD])
-        memory[at + i] = np.float32(value)
-        if learning:
-            for p in range(per):
-                memory[at + values + fixed + p * values + i] = np.float32(0.0)
-            if kind == ADAGRAD_ELEMENTWISE:
-                memory[at + values + i] = np.float32(tables.knobs[table, FIRST])
-            elif kind == FTRL:
-                start_ftrl(memory, at, values, i, table, tables)
+        if row >= tables.dims.size and lead > 0:
+            value = initial_value(tables.seeds[table], header.id, k, tables.knobs[table, STD])
+        memory[at + lead + i] = np.float32(value)
+        if stateful:
+            start_number(memory, at + lead, state, size, i, kind, tables.rates[table, 1], tables.knobs[table])
     release(rows, old, layouts.widths[old_layout])
     header.at = at
     header.layout = layout

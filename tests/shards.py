@@ -17,7 +17,7 @@ from embedding_store.dump import write_dump
 from embedding_store.keys import Keys
 from embedding_store.layout import Size
 from embedding_store.log import CommitLog, epoch_number
-from embedding_store.lookup import Occurrences
+from embedding_store.lookup import Fields, Occurrences
 from embedding_store.redis_client import Client, connect
 from embedding_store.rows import read_sizes
 from embedding_store.settings import StoreSettings, TableSettings
@@ -43,6 +43,13 @@ def occurrences(examples: Sequence[Sequence[Cell]]) -> Occurrences:
     )
 
 
+def fields_of(tables: Any, means: bool | Sequence[bool] = True) -> Fields:
+    """Fields of some tables, all counted."""
+    numbers = np.array(tables, dtype=np.int64)
+    averaged = np.full(numbers.size, means) if isinstance(means, bool) else np.array(means)
+    return Fields(numbers, averaged, np.ones(numbers.size, dtype=np.bool_))
+
+
 def see(
     shard: Shard,
     examples: Sequence[Sequence[Cell]],
@@ -55,15 +62,14 @@ def see(
     """Scores and learns one batch; gives what scored it, float32[B, F, 1 + K]. Gradients are zero unless given."""
     batch = occurrences(examples)
     count, fields = len(examples), len(examples[0])
-    numbers = np.arange(fields) if tables is None else np.array(tables)
-    averaged = np.full(fields, means) if isinstance(means, bool) else np.array(means)
-    rows = shard.lookup(batch, numbers)
-    pooled = shard.gather(rows, batch, numbers, averaged)
+    some = fields_of(np.arange(fields) if tables is None else tables, means)
+    rows = shard.lookup(batch, some)
+    pooled = shard.gather(rows, batch, some)
     given = np.zeros(pooled.shape) if gradients is None else np.broadcast_to(gradients, pooled.shape)
     times = np.broadcast_to(np.array(times_ms, dtype=np.int64), (count,)).copy()
     origins = np.arange(count, dtype=np.uint64) + np.uint64(first_origin)
     sums = np.ascontiguousarray(given, dtype=np.float32).copy()
-    shard.learn(batch, rows, sums, numbers, averaged, times, origins)
+    shard.learn(batch, rows, sums, some, times, origins)
     return pooled
 
 
@@ -72,9 +78,8 @@ def pooled(
 ) -> NDArray[np.float32]:
     """What scores a batch: float32[B, F, 1 + K]. Changes nothing."""
     batch = occurrences(examples)
-    numbers = np.arange(len(examples[0])) if tables is None else np.array(tables)
-    averaged = np.full(numbers.size, mean)
-    return shard.gather(shard.lookup(batch, numbers), batch, numbers, averaged)
+    some = fields_of(np.arange(len(examples[0])) if tables is None else tables, mean)
+    return shard.gather(shard.lookup(batch, some), batch, some)
 
 
 def entries_of(shard: Shard, rows: NDArray[np.int64]) -> NDArray[np.void]:

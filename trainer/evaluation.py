@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from embedding_store.shard import Shard
 from trainer.batch import Batch
+from trainer.definition import Definition
 from trainer.example import Columns
 from trainer.learner import Learner
-from trainer.settings import Definition
 from trainer.slices import Slices
 from trainer.validation import auc, by_value, calibration_error, quality, reliability
 from trainer.warmup import compile_kernels

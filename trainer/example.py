@@ -23,9 +23,33 @@ class _Missing:
 
 MISSING: Final = _Missing()
 
-Column = NDArray[np.int64] | NDArray[np.float64] | Sequence[Any]
-"""Values of one source: an int64 array (ids, none missing), a float64 array (numbers, NaN where missing), or a sequence
-of JSON values with :data:`MISSING` where absent."""
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A column of few distinct values: strings, lists, or integers of which some are absent.
+
+    Attributes:
+        codes: int64[N], positions in ``values``.
+        values: object[V], JSON values and :data:`MISSING` where absent.
+    """
+
+    codes: NDArray[np.int64]
+    values: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> "Coded":
+        return Coded(self.codes[index], self.values)
+
+    def tolist(self) -> list[Any]:
+        """The N values."""
+        return self.values[self.codes].tolist()  # type: ignore[no-any-return]  # numpy types it as Any
+
+
+Column = NDArray[np.int64] | NDArray[np.float64] | Coded | Sequence[Any]
+"""Values of one source: an int64 array (ids, none missing), a float64 array (numbers, NaN where missing), coded
+values, or a sequence of JSON values with :data:`MISSING` where absent."""
 
 
 @dataclass(frozen=True, slots=True)

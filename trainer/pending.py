@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from trainer.batch import Batch
 from trainer.errors import BadRecord
 from trainer.example import examples_to_columns, parse_example
-from trainer.features import BadValue, Featurizer
+from trainer.features import Featurizer
 from trainer.reader import Record
 from trainer.slices import Slices
+from trainer.values import BadValue
 
 
 @dataclass(frozen=True, slots=True)

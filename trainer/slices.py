@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedding_store.errors import BadId
 from embedding_store.ids import feature_id, render_id
-from trainer.example import MISSING, Column, Columns, column_of
+from trainer.example import MISSING, Coded, Column, Columns, column_of
 from trainer.settings import FeatureSettings
 from trainer.validation import UNNAMED
 
@@ -96,6 +96,8 @@ class Slices:
         return text[:_NAME_LENGTH]
 
     def _plain_ids(self, column: Column) -> NDArray[np.int64]:
+        if isinstance(column, Coded):
+            return self._plain_ids(column.values.tolist())[column.codes]
         if isinstance(column, np.ndarray):
             whole = (column >= 0) & (column == np.floor(column)) & (column < _EXACT)
             if column.dtype == np.int64:
@@ -154,6 +156,8 @@ def _resolve(name: str, feature: FeatureSettings | None) -> _Slice | str:
 
 def _bucket_ids(column: Column, edges: tuple[float, ...]) -> NDArray[np.int64]:
     """How many edges each value reaches."""
+    if isinstance(column, Coded):
+        return _bucket_ids(column.values.tolist(), edges)[column.codes]
     if isinstance(column, np.ndarray):
         numbers = column.astype(np.float64)
     else:

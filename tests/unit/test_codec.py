@@ -1,6 +1,7 @@
 """Rows as bytes: round trips, and what is refused."""
 
 import struct
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from embedding_store.codec import (
     page_block,
 )
 from embedding_store.errors import BadBytes
-from embedding_store.settings import STATE_WIDTHS, TableSettings
+from embedding_store.settings import STATE_WIDTHS, OptimizerName, TableSettings
 
 TABLE = TableSettings(name="t", dim=9)
 
@@ -57,11 +58,12 @@ def test_rows_of_several_layouts_come_back_as_blocks_of_one_layout_each():
     assert sorted(by_layout[7].fields()) == sorted(first.fields())
 
 
-@pytest.mark.parametrize("optimizer", STATE_WIDTHS)
-@pytest.mark.parametrize("dim", [1, 2, 9])
-def test_a_rows_length_tells_its_width_whatever_the_optimizer(optimizer: str, dim: int):
-    table = TableSettings(name="t", dim=9, optimizer=optimizer)
-    entries = np.ones(3, dtype=entry_dtype(dim, table.state_width(dim)))
+@pytest.mark.parametrize("linear", STATE_WIDTHS)
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
+@pytest.mark.parametrize("dim", [0, 1, 2, 9])
+def test_a_rows_length_tells_its_width_whatever_the_optimizers(linear: str, optimizer: str, dim: int):
+    table = TableSettings(name="t", dim=9, optimizer=optimizer, linear=linear)
+    entries = np.ones(3, dtype=entry_dtype(dim, table.state_width(dim), table.lead))
     entries["flags"] = 0
     some = Block("t", entries)
     (found,) = decode_rows(table, some.fields(), some.rows())

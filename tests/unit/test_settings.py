@@ -8,7 +8,8 @@ import pytest
 from embedding_store.settings import TableSettings, format_duration, parse_bytes, parse_duration_ms
 from services.settings import SHIPPED, ConfigError, load_settings
 from tests.definitions import feature, small_definition
-from trainer.settings import Definition, ModelSettings, TaskSettings, define, parse_rfc3339_ms
+from trainer.definition import Definition, define
+from trainer.settings import ModelSettings, TaskSettings, parse_rfc3339_ms
 
 GOOD = """
 [store]
@@ -104,7 +105,8 @@ BROKEN = {
     ),
     "a wrong type": (changed("dim = 16", 'dim = "wide"'), r"tables\[0\]\.dim \(name 'video'\): .*valid integer"),
     "an unknown kind": (changed('"context.tab"\nkind = "id"', '"context.tab"\nkind = "idd"'), r"features\[1\]\.kind"),
-    "a number out of range": (changed("dim = 16", "dim = 0"), r"tables\[0\]\.dim.*greater than or equal to 1"),
+    "a number out of range": (changed("dim = 16", "dim = -1"), r"tables\[0\]\.dim.*greater than or equal to 0"),
+    "no vector": (changed("dim = 16", "dim = 0"), r"tables\.video\.dim: must be at least 1"),
     "a port out of range": (GOOD + "[ranker]\nport = 70000\n", r"ranker\.port: .*less than or equal to 65535"),
     "no tasks": (changed('[[tasks]]\nname = "click"\n', ""), "tasks: at least one is needed"),
     "a table that nobody uses": (
@@ -136,7 +138,7 @@ def test_a_fault_names_its_key(load, text, line):
 
 def test_all_faults_are_told_at_once(load):
     with pytest.raises(ConfigError) as caught:
-        load(GOOD.replace("dim = 16", "dim = 0").replace('"1.5s"', '"soon"') + "[metrics]\nport = -1\n")
+        load(GOOD.replace("dim = 16", "dim = -1").replace('"1.5s"', '"soon"') + "[metrics]\nport = -1\n")
     assert len(str(caught.value).splitlines()) == 3
 
 
