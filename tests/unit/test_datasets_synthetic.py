@@ -88,8 +88,6 @@ def test_columns_equal_those_of_the_messages() -> None:
         column = columns.values[source]
         got = column.tolist() if isinstance(column, np.ndarray | Coded) else list(column)
         assert got == list(expected.values[source])
-            expected.values[source]
-        )
 
 
 def test_items_of_a_list_differ_and_time_never_goes_back() -> None:

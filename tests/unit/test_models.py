@@ -389,9 +389,9 @@ def test_the_learner_decays_the_vectors_of_a_batch_by_how_often_their_ids_were_s
     class Recorder(Shard):
         gradients: np.ndarray
 
-        def learn(self, batch, scored, gradients, *rest):
+        def step(self, batch, scored, updated, gradients, fields):
             self.gradients = gradients.copy()
-            super().learn(batch, scored, gradients, *rest)
+            super().step(batch, scored, updated, gradients, fields)
 
     found = []
     for strength in (0.0, 0.5):

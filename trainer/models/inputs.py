@@ -66,13 +66,3 @@ class Shape:
     def flat(self) -> int:
         """F * K + M, the width of :func:`flatten`."""
         return self.fields * self.dim + self.numbers
-
-
-def of_fields(fields: Tensor, numbers: Tensor) -> Inputs:
-    """Inputs of rows as the store gathers them.
-
-    Args:
-        fields: float32[B, F, 1 + K], first the linear weight, then the vector.
-        numbers: float32[B, M].
-    """
-    return Inputs(fields[:, :, 0], fields[:, :, 1:], numbers)
