@@ -225,6 +225,12 @@ class RowSet:
         dims, counts = np.unique(self._layouts.dims[layouts], return_counts=True)
         return {str(dim): int(count) for dim, count in zip(dims.tolist(), counts.tolist(), strict=True)}
 
+    @property
+    def parameters(self) -> int:
+        """Numbers of all weights at full width, cold rows among them, state and statistics not counted."""
+        held = zip(self.counts.tolist(), self.tables, strict=True)
+        return sum((count + 1) * (table.lead + table.dim) for count, table in held if table.kind == "weights")
+
     def stored_bytes(self, table: int) -> int:
         """About how many bytes the rows of a table take as they are stored, ids included."""
         settings = self.tables[table]

@@ -238,7 +238,7 @@ class RankerService:
                 for feature in definition.features
             ],
             "parameters": {
-                "embedding": sum(int(shard.counts[t]) * (1 + table.dim) for t, table in enumerate(definition.tables)),
+                "embedding": shard.parameters,
                 "dense": int(model.scorer.weights.size),
             },
             "plan": {
