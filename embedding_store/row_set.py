@@ -15,7 +15,7 @@ from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.sightings import TouchArrays, upsert
 from embedding_store.slabs import HEADER, Rows
 from embedding_store.strips import forget, make_row
-from embedding_store.table import HashIndex
+from embedding_store.index import HashIndex
 
 NEVER_MS = 1 << 62
 NONE = np.empty(0, dtype=np.int64)
