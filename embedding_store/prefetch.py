@@ -4,13 +4,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 
 @intrinsic
-def prefetch(typing_context: Any, array: Any, row: Any) -> Any:
-    """Has the beginning of a row of a C-contiguous array of two axes brought into the cache, and waits for nothing."""
+def _prefetch(typing_context: Any, array: Any, row: Any) -> Any:
     if not (isinstance(array, types.Array) and array.ndim == 2 and array.layout == "C"):
         return None
 
@@ -19,9 +17,14 @@ def prefetch(typing_context: Any, array: Any, row: Any) -> Any:
         first = builder.gep(view.data, [builder.mul(args[1], builder.extract_value(view.shape, 1))])
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        call = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
         read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
         builder.call(call, [builder.bitcast(first, pointer), read, keep, data])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
+
+
+prefetch: Any = _prefetch
+"""Called as ``prefetch(array, row)``: has the beginning of a row of a C-contiguous array of two axes brought into the
+cache, and waits for nothing."""

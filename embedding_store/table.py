@@ -136,7 +136,7 @@ def _split(index: IndexArrays, segment: int) -> bool:
         directory[i] = other
     for part in (segment, other):
         index.depths[part] = depth + 1
-        room[part] = limit_of(part, depth + 1)
+        room[part] = limit_of(int(part), int(depth) + 1)
     for i in range(SEGMENT_SLOTS):
         key, word = old[i, 0], old[i, 1]
         if word != 0:
