@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from embedding_store import codec, optimizers
 from embedding_store.admission import SlidingFilter, chance_of
 from embedding_store.codec import FILTER, Block
+from embedding_store.index import HashIndex
 from embedding_store.lookup import TableArrays
 from embedding_store.plan import LayoutArrays, Layouts
 from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.sightings import TouchArrays, upsert
 from embedding_store.slabs import HEADER, RowArrays, Rows
 from embedding_store.strips import forget, make_row
-from embedding_store.table import HashIndex
 
 NEVER_MS = 1 << 62
 NONE = np.empty(0, dtype=np.int64)
