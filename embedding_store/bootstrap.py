@@ -109,7 +109,11 @@ def _current(log: CommitLog) -> tuple[bytes, bytes]:
 
 
 def bootstrap(
-    log: CommitLog, learning: bool, lease_ms: int = 30_000, define: Callable[[bytes], Schema] = stored_schema
+    log: CommitLog,
+    learning: bool,
+    lease_ms: int = 30_000,
+    define: Callable[[bytes], Schema] = stored_schema,
+    make: Callable[..., Shard] = Shard,
 ) -> Snapshot | None:
     """Reads a shard, up to the last commit.
 
@@ -118,6 +122,7 @@ def bootstrap(
         learning: Whether the rows keep their optimizer state.
         lease_ms: How long trimming is held back after the last sign of life.
         define: What to hold, from the stored definition.
+        make: Makes the shard; takes what :class:`Shard` takes.
 
     Returns:
         The shard, or None for an empty store.
@@ -138,7 +143,7 @@ def bootstrap(
                     return None
                 continue
             schema = define(definition)
-            shard = Shard(schema.tables, schema.seed, learning, schema.admission, layouts)
+            shard = make(schema.tables, schema.seed, learning, schema.admission, layouts)
             snapshot = Snapshot(shard, mark)
             _read_parts(log, snapshot)
             faults: dict[str, BadBytes] = {}

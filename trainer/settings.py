@@ -2,18 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import orjson
 import xxhash
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, field_validator, model_validator
 
-from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings
+from embedding_store.settings import AdmissionSettings, ByteSize, Duration, Section, StoreSettings, TableSettings
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
 _ADMISSION = AdmissionSettings()
 _TIME_SOURCES = ("time.hour", "time.weekday")
 _AFTERWARDS = ("labels", "outcomes", "weight", "sampled", "correction")  # of an item
+
+MemoryBudget = Annotated[
+    ByteSize | None,
+    BeforeValidator(lambda value: None if value == "none" else value, json_schema_input_type=str | int),
+    PlainSerializer(lambda size: "none" if size is None else size, return_type=str | int),
+]
+"""A size, written as text, held as integer bytes; or ``"none"``."""
 
 
 class FeatureSettings(Section):
@@ -216,6 +223,9 @@ class TrainerSettings(Section):
     start: str = Field(default="earliest", description="earliest, latest or an RFC 3339 time")
     deterministic: bool = False
     deterministic_idle: Duration = 2_000
+    memory_budget: MemoryBudget = Field(
+        default=None, description="bytes of rows, their index and filters; colder rows are in Redis only; or none"
+    )
 
     @field_validator("start")
     @classmethod
