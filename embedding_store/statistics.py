@@ -24,6 +24,7 @@ class Statistics:
         inputs: Names of the inputs that :meth:`update` gets, in their order.
 
     Attributes:
+        fields: As which their rows are looked up.
         columns: Of each table's accumulators, where its numbers begin in what :meth:`read` gives.
     """
 
@@ -31,7 +32,7 @@ class Statistics:
         self._shard = shard
         self._arrays = accumulators.accumulator_arrays(shard.tables, tables, inputs)
         count = len(tables)
-        self._fields = Fields(
+        self.fields = Fields(
             np.array(tables, dtype=np.int64), np.ones(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
         )
         ends = np.cumsum(self._arrays.lengths)
@@ -53,7 +54,7 @@ class Statistics:
             float64[B, W]. Counts and sums, 0 for none. The latest values, newest first, NaN for none. ms since the
             latest time, NaN for none.
         """
-        found = self._shard.lookup(_one_each(ids, missing), self._fields)
+        found = self._shard.lookup(_one_each(ids, missing), self.fields)
         out = np.empty((times_ms.size, self._width), dtype=np.float64)
         accumulators.read(*self._shard.arrays, self._arrays, found, times_ms, out)
         return out
@@ -78,7 +79,7 @@ class Statistics:
             inputs: float64[B, I], NaN where an input has no value.
         """
         batch = _one_each(ids, missing)
-        own = self._shard.sight(batch, self._shard.lookup(batch, self._fields), self._fields, times_ms, origins)
+        own = self._shard.sight(batch, self._shard.lookup(batch, self.fields), self.fields, times_ms, origins)
         rows, _ = self._shard.arrays
         accumulators.update(rows, self._arrays, own, times_ms, inputs)
 
