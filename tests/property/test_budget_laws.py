@@ -14,6 +14,7 @@ import embedding_store.fold
 import embedding_store.layout
 import embedding_store.rows
 import embedding_store.stored_rows
+from embedding_store.accumulators import CLOCK_WIDTH
 from embedding_store.bootstrap import Snapshot, bootstrap
 from embedding_store.bounded_shard import BoundedShard
 from embedding_store.commit import ROOT
@@ -150,7 +151,7 @@ ACCUMULATORS = (
 COUNTED = TableSettings(
     name="counted",
     kind="statistics",
-    dim=sum(a.width for a in ACCUMULATORS),
+    dim=CLOCK_WIDTH + sum(a.width for a in ACCUMULATORS),
     accumulators=ACCUMULATORS,
     expire_after="3s",
     admit_after=2,
