@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench storm freshness containers clean
+.PHONY: help demo test lint bench bench-peers storm freshness containers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -36,6 +36,12 @@ lint: $(STAMP)  ## ruff, ruff format, mypy, import-linter
 bench: $(STAMP)  ## speed of evaluate, of the stack, of ranking; writes docs/performance.md
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python -m benchmarks.report
+
+bench-peers: $(STAMP)  ## Vowpal Wabbit, River and a torch DeepFM beside Dolmen; writes a section of docs/performance.md
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --only-binary vowpalwabbit -e '.[peers]' \
+	  || echo "no wheel of Vowpal Wabbit for this Python and system: its rows are left out" >&2
+	$(BIN)/python -m benchmarks.peers
 
 storm: $(STAMP)  ## twenty kills against each broker, compared byte for byte
 	$(BIN)/python -m tests.e2e.storm --kills 20 --broker embedded

@@ -73,8 +73,8 @@ def accumulator_arrays(
         np.array([_KINDS[a.kind] for a in some], dtype=np.int64),
         np.concatenate([np.empty(0, dtype=np.int64), *places]).astype(np.int64),
         np.array([order.get(a.of, _NEVER) for a in some], dtype=np.int64),
-        np.array([a.half_life or np.inf for a in some], dtype=np.float64),
-        np.array([a.window or 1 for a in some], dtype=np.int64),
+        np.array([a.half_life_ms or np.inf for a in some], dtype=np.float64),
+        np.array([a.window_ms or 1 for a in some], dtype=np.int64),
         np.array([a.length if a.kind == "last" else 1 for a in some], dtype=np.int64),
     )
 

@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import orjson
 
@@ -65,6 +65,21 @@ class Snapshot:
         self.positions = dict(commit.positions)
         self.parts.update(commit.parts)
 
+    def read_rows(self, log: CommitLog, table: str) -> Iterator[None]:
+        """Takes the stored rows of a table, or the filter's pages, some at each step.
+
+        Raises:
+            BadBytes: If a row cannot be read.
+        """
+        settings = None if table == FILTER else self.shard.tables[self.shard.number[table]]
+        for _, fields, rows in scan_rows(log, table):
+            for block in decode_rows(settings, fields, rows):
+                self.shard.apply(block)
+            yield
+
+
+S = TypeVar("S", bound=Snapshot)
+
 
 class Schema(NamedTuple):
     """What a shard is made for.
@@ -108,12 +123,21 @@ def _current(log: CommitLog) -> tuple[bytes, bytes]:
     return definition or b"", layouts or b""
 
 
+MakeShard = Callable[[Schema, bytes], Shard]
+"""Makes a shard for the present schema and layouts."""
+
+
+def whole(learning: bool) -> MakeShard:
+    """Shards that hold every row."""
+    return lambda schema, layouts: Shard(schema.tables, schema.seed, learning, schema.admission, layouts)
+
+
 def bootstrap(
     log: CommitLog,
     learning: bool,
     lease_ms: int = 30_000,
     define: Callable[[bytes], Schema] = stored_schema,
-    make: Callable[..., Shard] = Shard,
+    make: MakeShard | None = None,
 ) -> Snapshot | None:
     """Reads a shard, up to the last commit.
 
@@ -122,7 +146,7 @@ def bootstrap(
         learning: Whether the rows keep their optimizer state.
         lease_ms: How long trimming is held back after the last sign of life.
         define: What to hold, from the stored definition.
-        make: Makes the shard; takes what :class:`Shard` takes.
+        make: The shard to fill; default: one that holds every row.
 
     Returns:
         The shard, or None for an empty store.
@@ -133,6 +157,18 @@ def bootstrap(
         NotEmpty: If a load was broken off here.
         StoreUnavailable: If Redis did not answer.
     """
+    return read_shard(log, learning, lease_ms, define, Snapshot, make)
+
+
+def read_shard(
+    log: CommitLog,
+    learning: bool,
+    lease_ms: int,
+    define: Callable[[bytes], Schema],
+    make: Callable[[Shard, CommitId], S],
+    make_shard: MakeShard | None = None,
+) -> S | None:
+    """As :func:`bootstrap`; `make` gives what takes rows and commits, from an empty shard and the mark."""
     for _ in range(_ATTEMPTS):
         reader = f"bootstrap-{secrets.token_hex(8)}"
         mark, leased = log.lease(reader, lease_ms), time.monotonic()
@@ -143,13 +179,13 @@ def bootstrap(
                     return None
                 continue
             schema = define(definition)
-            shard = make(schema.tables, schema.seed, learning, schema.admission, layouts)
-            snapshot = Snapshot(shard, mark)
+            shard = (make_shard or whole(learning))(schema, layouts)
+            snapshot = make(shard, mark)
             _read_parts(log, snapshot)
             faults: dict[str, BadBytes] = {}
             for name in [*shard.number, *([FILTER] if learning else [])]:
                 try:
-                    for _ in _read_rows(log, shard, name):
+                    for _ in snapshot.read_rows(log, name):
                         if time.monotonic() - leased > lease_ms / 3000:
                             log.lease(reader, lease_ms, mark)
                             leased = time.monotonic()
@@ -199,15 +235,6 @@ def _read_parts(log: CommitLog, snapshot: Snapshot) -> None:
     snapshot.positions = meta.get("positions", {})
     snapshot.shard.clock_ms = meta.get("clock_ms", 0)
     snapshot.parts = parts
-
-
-def _read_rows(log: CommitLog, shard: Shard, table: str) -> Iterator[None]:
-    """Applies the stored rows of a table, some at each step."""
-    settings = None if table == FILTER else shard.tables[shard.number[table]]
-    for _, fields, rows in scan_rows(log, table):
-        for block in decode_rows(settings, fields, rows):
-            shard.apply(block)
-        yield
 
 
 def catch_up(log: CommitLog, snapshot: Snapshot) -> None:

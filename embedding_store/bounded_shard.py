@@ -43,29 +43,21 @@ class Stored(Protocol):
         """Rows of some hashes, and the hash to go on with."""
 
 
-def least_budget(admission_bytes: int) -> int:
-    """The smallest budget beside an admission filter of so many bytes."""
-    return 2 * (admission_bytes + (1 << 20))
-
-
 class BoundedShard(Shard):
     """Rows that score and learn, most of which may be away.
 
     Args:
         stored: The rows in Redis.
-        budget_bytes: What rows, index and filters may take together. A batch may come on top.
+        budget_bytes: What rows, index and filters may take together, at least :func:`least_budget`. A batch may come
+            on top.
         tables: This and what follows as for :class:`RowSet`.
         seed: Of the initial values.
-        learning: Always true.
         admission: The filter of tables that count sightings.
         layouts: As a commit carries them.
 
     Attributes:
         evicted: Rows that left the memory, int64[T].
         returned: Rows that came back, int64[T].
-
-    Raises:
-        ValueError: If the budget is too small for what is always there.
     """
 
     def __init__(
@@ -74,11 +66,10 @@ class BoundedShard(Shard):
         budget_bytes: int,
         tables: Sequence[TableSettings],
         seed: int,
-        learning: bool = True,
         admission: AdmissionSettings = _ADMISSION,
         layouts: bytes = b"",
     ) -> None:
-        super().__init__(tables, seed, learning, admission, layouts)
+        super().__init__(tables, seed, True, admission, layouts)
         self._stored = stored
         self._budget = budget_bytes
         self._departed = Departed(len(self.tables), budget_bytes // _FILTERS)
@@ -173,11 +164,11 @@ class BoundedShard(Shard):
             return super().lookup(batch, fields)
         return found
 
-    def warm(self, *lookups: tuple[Occurrences, Fields]) -> None:
+    def warm(self, lookups: Callable[[], Sequence[tuple[Occurrences, Fields]]]) -> None:
         """Brings the rows of several lookups back in one round trip, where each lookup would take one of its own."""
-        if self._departed.total and lookups:
+        if self._departed.total:
             find = super().lookup
-            self._bring([(batch, find(batch, fields)) for batch, fields in lookups])
+            self._bring([(batch, find(batch, fields)) for batch, fields in lookups()])
 
     def _bring(self, lookups: list[tuple[Occurrences, NDArray[np.int64]]]) -> bool:
         """Brings back what is away among ids that were not found. Whether there was any."""

@@ -6,7 +6,9 @@ own variance, which shrinks. So a new id learns fast, a known one slowly, and no
 knob is the prior variance.
 
 The score is the moderated log odds m / sqrt(1 + pi s / 8). An id that has no row scores with its table's cold row for
-a mean, and with the prior variance besides the cold row's own: nothing is known yet about the id itself.
+a mean, and with the prior variance besides the cold row's own: nothing is known yet about the id itself. Its own row
+then begins at the cold row's mean, with the prior variance; were it to begin at zero, what it has learned first would
+be learned by the cold row once more, and nothing would ever pull the cold row back.
 
 **Source**: an extended Kalman step on the log odds, compare Graepel et al. 2010 (adPredictor); the moderated output is
 MacKay's (1992, The evidence framework applied to classification networks).
@@ -61,14 +63,14 @@ def score(
         fields: Of the batch.
         bias: float64[T, 2], mean and variance of each task's.
         moments: float64[B, T, 2], filled: m and s.
-        means: float32[B, F, T], filled: what each field adds to m.
-        confidence: float32[B, F, T], filled: 1 - v / prior, 0 for an id of which nothing is known.
+        means: float32[B, L, T], filled: what each of the first L fields adds to m. The others add nothing.
+        confidence: float32[B, L, T], filled: 1 - v / prior, 0 for an id of which nothing is known.
     """
     count = fields.tables.size
     for b in range(moments.shape[0]):
         for t in range(bias.shape[0]):
             m, s = bias[t, 0], NOISE + bias[t, 1]
-            for f in range(count):
+            for f in range(means.shape[1]):
                 first, last = offsets[b * count + f], offsets[b * count + f + 1]
                 share = 1.0 / (last - first) if fields.means[f] else 1.0
                 mean = spread = 0.0
@@ -96,6 +98,7 @@ def learn(
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
     bias: NDArray[np.float64],
+    linear: int,
 ) -> None:
     """Learns from a batch, example by example.
 
@@ -113,6 +116,7 @@ def learn(
         labels: float32[B, T], NaN where absent.
         weights: float32[B]; a weight of 2 teaches about what two examples do.
         bias: float64[T, 2], moved along.
+        linear: L, how many fields add to the score; the others come behind them.
     """
     count = fields.tables.size
     for b in range(labels.shape[0]):
@@ -122,7 +126,7 @@ def learn(
                 continue
             bias[t, 1] += BIAS_DRIFT
             m, s = bias[t, 0], NOISE + bias[t, 1]
-            for f in range(count):
+            for f in range(linear):
                 first, last = offsets[b * count + f], offsets[b * count + f + 1]
                 share = 1.0 / (last - first) if fields.means[f] else 1.0
                 for j in range(first, last):
@@ -133,7 +137,7 @@ def learn(
             h = weights[b] * p * (1.0 - p)
             d = 1.0 + h * s
             move, shrink = weights[b] * (label - p) / d, h / d
-            for f in range(count):
+            for f in range(linear):
                 first, last = offsets[b * count + f], offsets[b * count + f + 1]
                 share = 1.0 / (last - first) if fields.means[f] else 1.0
                 for j in range(first, last):

@@ -33,6 +33,8 @@ FIXED = np.array([fixed for fixed, _ in STATE_WIDTHS.values()], dtype=np.int64)
 PER = np.array([per for _, per in STATE_WIDTHS.values()], dtype=np.int64)
 
 STD, FIRST, L1, L2, BETA, PRIOR = 0, 1, 2, 3, 4, 5  # places in TableArrays.knobs
+COLD_SHARE = 0.03
+"""Variance of a Gaussian cold row at first, as a share of the prior variance of an id's own weight."""
 _ALONE = np.zeros(1, dtype=np.int64)
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 

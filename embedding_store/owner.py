@@ -5,10 +5,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
-from embedding_store.bootstrap import Schema, Snapshot, bootstrap, stored_schema
+from embedding_store.bootstrap import Schema, Snapshot, bootstrap, stored_schema, whole
 from embedding_store.bounded_shard import BoundedShard
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.errors import StoreEmptied, StoreUnavailable
@@ -57,9 +56,8 @@ class Owner:
         self._failure: Exception | None = None
         self._fold_error = ""
         self._in_a_hurry = False
-        stored = StoredRows(self._log, self._folded, self._patiently)
-        self._make: Callable[..., Shard] = partial(BoundedShard, stored, memory_budget) if memory_budget else Shard
-        self._fold_first = memory_budget is not None
+        self._stored = StoredRows(self._log, self._folded, self._patiently)
+        self._budget = memory_budget
 
     def open(self, define: Callable[[bytes], Schema] = stored_schema) -> Snapshot | None:
         """Fences every earlier owner, then restores. May be called again, after the store went back in time.
@@ -81,7 +79,7 @@ class Owner:
         self._epoch = self._patiently(self._log.raise_epoch)
         materializer = self._patiently(lambda: Materializer(self._log, self._epoch, self._settings.log_bytes // 4))
         self._materializer = materializer
-        while self._fold_first and self._patiently(materializer.fold):
+        while self._budget is not None and self._patiently(materializer.fold):
             pass  # rows may leave the memory while they are read only if the store has them as they are
         snapshot = self._patiently(lambda: bootstrap(self._log, True, self._settings.lease, define, self._make))
         if snapshot is None and self.head != ROOT:
@@ -95,7 +93,12 @@ class Owner:
 
     def fresh(self, schema: Schema) -> Shard:
         """An empty shard, for an empty store."""
-        return self._make(schema.tables, schema.seed, True, schema.admission)
+        return self._make(schema, b"")
+
+    def _make(self, schema: Schema, layouts: bytes) -> Shard:
+        if self._budget is None:
+            return whole(True)(schema, layouts)
+        return BoundedShard(self._stored, self._budget, schema.tables, schema.seed, schema.admission, layouts)
 
     def commit(self, commit: Commit) -> CommitId:
         """Appends one commit; waits while Redis does not answer, or while too much of the log is not folded.

@@ -110,9 +110,9 @@ class RowSet:
 
     def _widest_of(self, tables: NDArray[np.int64]) -> int:
         """float32 numbers of the widest row that one of some tables may get."""
-        arrays = self._layouts
-        blocks = [arrays.blocks[arrays.starts[t] : arrays.starts[t + 1]] for t in np.unique(tables).tolist()]
-        return int(arrays.widths[np.concatenate(blocks)].max())
+        return int(
+            np.maximum.reduceat(self._layouts.widths[self._layouts.blocks], self._layouts.starts[:-1])[tables].max()
+        )
 
     # What a commit carries
 

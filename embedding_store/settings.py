@@ -1,9 +1,20 @@
 """Settings of the store: where Redis is, and what each table is like."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _UNITS_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -74,6 +85,13 @@ OptionalDuration = Annotated[
 ByteSize = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=str | int)]
 """A size, written as text, held as integer bytes."""
 
+OptionalByteSize = Annotated[
+    int | None,
+    BeforeValidator(lambda v: None if v is None or v == "none" else parse_bytes(v), json_schema_input_type=str | int),
+    PlainSerializer(lambda size: "none" if size is None else size, return_type=str | int),
+]
+"""A size or ``"none"``."""
+
 
 class Section(BaseModel):
     """A frozen part of the configuration that knows all of its keys."""
@@ -97,14 +115,14 @@ class Accumulator(Section):
     """What a row of a statistics table accumulates of one input of the examples.
 
     `count`, `sum`: of the sightings where the input has a value, perhaps decayed. `window_count`, `window_sum`: the
-    same over the last `window` of event time, in eighths. `last`: the latest `length` values. `time`: the latest event
-    time. An input without a value changes nothing.
+    same over the last `window_ms` of event time, in eighths. `last`: the latest `length` values. `time`: the latest
+    event time. An input without a value changes nothing.
     """
 
     kind: Literal["count", "sum", "window_count", "window_sum", "last", "time"]
     of: str = Field(description="name of the input")
-    half_life: OptionalDuration = Field(default=None, description="of count and sum; event time")
-    window: OptionalDuration = Field(default=None, description="of window_count and window_sum; event time")
+    half_life_ms: int | None = Field(default=None, gt=0, description="of count and sum; event time")
+    window_ms: int | None = Field(default=None, gt=0, description="of window_count and window_sum; event time")
     length: int = Field(default=1, ge=1, le=32, description="of last")
 
     @property
@@ -113,6 +131,7 @@ class Accumulator(Section):
         return 1 + self.length if self.kind == "last" else ACCUMULATOR_WIDTHS[self.kind]
 
 
+_WIDEST = 256
 SEQUENCE_ITEM = 6
 """float32 numbers of one item of a sequence: its id, its time and its outcome."""
 
@@ -148,6 +167,13 @@ class TableSettings(Section):
     )
     expire_after: OptionalDuration = Field(default=None, description="event time after which an unseen row goes")
 
+    @field_validator("dim")
+    @classmethod
+    def _dim(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("kind") == "weights" and value > _WIDEST:
+            raise ValueError(f"Input should be less than or equal to {_WIDEST}")
+        return value
+
     @property
     def lead(self) -> int:
         """Numbers of a row in front of its vector: the linear weight, or mean and variance of each task."""
@@ -181,6 +207,12 @@ class AdmissionSettings(Section):
 
     memory: ByteSize = Field(default=16 << 20, ge=1 << 16, description="of all counters; never grows")
     window: Duration = Field(default=7 * 86_400_000, description="event time over which sightings count")
+
+
+def least_budget(tables: Iterable[TableSettings], admission: AdmissionSettings) -> int:
+    """Bytes that a memory budget must have, half of them for rows."""
+    counting = any(table.admit_after > 1 and table.admission == "count" for table in tables)
+    return 2 * ((1 << 20) + (admission.memory if counting else 0))
 
 
 class StoreSettings(Section):

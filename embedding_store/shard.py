@@ -5,12 +5,12 @@ A batch's ids come as occurrences: B examples of F fields, (example b, field f) 
 value, scores as it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store import optimizers
+from embedding_store import gaussian, optimizers
 from embedding_store.codec import FILTER, Block
 from embedding_store.lookup import Fields, Occurrences, gather, lookup
 from embedding_store.plan import TablePlan
@@ -26,8 +26,8 @@ class Shard(RowSet):
 
     # Scoring
 
-    def warm(self, *lookups: tuple[Occurrences, Fields]) -> None:
-        """Says what will be looked up next, so that a shard whose rows are elsewhere can fetch them all at once."""
+    def warm(self, lookups: Callable[[], Sequence[tuple[Occurrences, Fields]]]) -> None:
+        """Tells what will be looked up next, to a shard that must fetch rows from elsewhere; others do not ask."""
 
     def lookup(self, batch: Occurrences, fields: Fields) -> NDArray[np.int64]:
         """The row that scores each occurrence: int64[N]. Changes nothing."""
@@ -140,6 +140,50 @@ class Shard(RowSet):
         """Moves the clock on to what was learned from, and re-encodes some rows that a new plan has otherwise."""
         self.clock_ms = max(self.clock_ms, int(times_ms.max()))
         self._reencode(_REENCODED * times_ms.size)
+
+    # Gaussian weights
+
+    def score_gaussian(
+        self, rows: NDArray[np.int64], batch: Occurrences, fields: Fields, bias: NDArray[np.float64], linear: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and variance of each example's log odds, what each field adds to the mean, and how well it is known.
+
+        Args:
+            rows: int64[N], as `lookup` gave them.
+            batch: The ids.
+            fields: Of the batch.
+            bias: float64[T, 2], mean and variance of each task's.
+            linear: L, how many fields add to the score; the others come behind them.
+
+        Returns:
+            float64[B, T, 2], float32[B, L, T] and float32[B, L, T], as :func:`gaussian.score` gives them.
+        """
+        count = (batch.offsets.size - 1) // fields.tables.size
+        moments = np.empty((count, *bias.shape), dtype=np.float64)
+        means = np.empty((count, linear, len(bias)), dtype=np.float32)
+        confidence = np.empty_like(means)
+        gaussian.score(
+            self.rows.arrays, self._table_arrays, rows, batch.missing, batch.offsets, fields, bias, moments, means,
+            confidence,
+        )  # fmt: skip
+        return moments, means, confidence
+
+    def learn_gaussian(
+        self,
+        batch: Occurrences,
+        scored: NDArray[np.int64],
+        updated: NDArray[np.int64],
+        fields: Fields,
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        bias: NDArray[np.float64],
+        linear: int,
+    ) -> None:
+        """Moves every weight that a batch touched, example by example; arguments as :func:`gaussian.learn` has them."""
+        gaussian.learn(
+            self.rows.arrays, self._table_arrays, scored, updated, batch.missing, batch.offsets, fields, labels,
+            weights, bias, linear,
+        )  # fmt: skip
 
     def _reserve_dirty(self, more: int) -> None:
         used = int(self._touched.n_dirty[0])

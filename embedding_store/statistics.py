@@ -42,7 +42,7 @@ class Statistics:
 
     def read(
         self, ids: NDArray[np.int64], missing: NDArray[np.bool_], times_ms: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The accumulators of some ids as of some times. Changes nothing.
 
         Args:
@@ -51,18 +51,19 @@ class Statistics:
             times_ms: int64[B], when it is asked.
 
         Returns:
-            float64[B, W]. Counts and sums, 0 for none. The latest values, newest first, NaN for none. ms since the
-            latest time, NaN for none.
+            int64[B * S], the row of each id in each table, and float64[B, W]. Counts and sums, 0 for none. The latest
+            values, newest first, NaN for none. ms since the latest time, NaN for none.
         """
-        found = self._shard.lookup(_one_each(ids, missing), self.fields)
+        found = self._shard.lookup(one_each(ids, missing), self.fields)
         out = np.empty((times_ms.size, self._width), dtype=np.float64)
         accumulators.read(*self._shard.arrays, self._arrays, found, times_ms, out)
-        return out
+        return found, out
 
     def update(
         self,
         ids: NDArray[np.int64],
         missing: NDArray[np.bool_],
+        found: NDArray[np.int64],
         times_ms: NDArray[np.int64],
         origins: NDArray[np.uint64],
         inputs: NDArray[np.float64],
@@ -74,15 +75,17 @@ class Statistics:
         Args:
             ids: int64[B, S].
             missing: bool[B, S]; such an id changes nothing.
+            found: int64[B * S], as :meth:`read` gave them.
             times_ms: int64[B], event times.
             origins: uint64[B], where each example came from.
             inputs: float64[B, I], NaN where an input has no value.
         """
-        batch = _one_each(ids, missing)
-        own = self._shard.sight(batch, self._shard.lookup(batch, self.fields), self.fields, times_ms, origins)
+        batch = one_each(ids, missing)
+        own = self._shard.sight(batch, found, self.fields, times_ms, origins)
         rows, _ = self._shard.arrays
         accumulators.update(rows, self._arrays, own, times_ms, inputs)
 
 
-def _one_each(ids: NDArray[np.int64], missing: NDArray[np.bool_]) -> Occurrences:
+def one_each(ids: NDArray[np.int64], missing: NDArray[np.bool_]) -> Occurrences:
+    """One id a table: int64[B, S], bool[B, S]."""
     return Occurrences(ids.ravel(), missing.ravel(), np.arange(ids.size + 1, dtype=np.int64))

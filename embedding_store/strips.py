@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from embedding_store.initial import initial_value
 from embedding_store.lookup import TableArrays
-from embedding_store.optimizers import FIXED, GAUSSIAN, PER, PRIOR, STD, start_number, start_part
+from embedding_store.optimizers import COLD_SHARE, FIXED, GAUSSIAN, PER, PRIOR, STD, start_number, start_part
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.slabs import RowArrays, allocate, release
 
@@ -28,7 +28,11 @@ def make_row(
     lead, size = layouts.leads[layout], layouts.dims[layout]
     linear, knobs, rates = tables.linears[table], tables.knobs[table], tables.rates[table]
     for i in range(lead):
-        rows.memory[at + i] = np.float32(knobs[PRIOR]) if linear == GAUSSIAN and i % 2 else np.float32(0.0)
+        rows.memory[at + i] = np.float32(0.0)
+        if linear == GAUSSIAN and row < tables.dims.size:
+            rows.memory[at + i] = np.float32(COLD_SHARE * knobs[PRIOR] if i % 2 else 0.0)
+        elif linear == GAUSSIAN:
+            rows.memory[at + i] = np.float32(knobs[PRIOR]) if i % 2 else rows.memory[rows.headers[table].at + i]
     for i in range(size):
         value = 0.0
         if row >= tables.dims.size and lead > 0:

@@ -11,18 +11,22 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings
+from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings, least_budget
+from trainer.definition import Definition, define
 from trainer.settings import (
-    Definition,
     EventsSettings,
     FeatureSettings,
     ModelSettings,
+    StatisticSettings,
     TaskSettings,
     TrainerSettings,
-    define,
 )
+from trainer.slices import Slices
 
 SHIPPED = ("kuairand", "movielens", "movietweetings", "synthetic")
+
+
+_OF_DATASET = ("tables", "features", "statistics", "tasks", "model")
 
 
 class ConfigError(Exception):
@@ -62,6 +66,7 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = AdmissionSettings()
     tables: tuple[TableSettings, ...] = ()
     features: tuple[FeatureSettings, ...] = ()
+    statistics: tuple[StatisticSettings, ...] = ()
     tasks: tuple[TaskSettings, ...] = ()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
@@ -71,12 +76,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.definition()
+        least = least_budget(self.definition().tables, self.admission)
+        if self.trainer.memory_budget is not None and self.trainer.memory_budget < least:
+            raise ValueError(
+                f"trainer.memory_budget: {self.trainer.memory_budget} bytes are too few; filters and an empty index "
+                f"need half of {least} bytes, admission.memory among them"
+            )
+        Slices(self.trainer.slices, self.features)
         return self
 
     def definition(self) -> Definition:
         """What defines a prediction under these settings."""
-        return define(self.tables, self.features, self.tasks, self.model, self.trainer.seed, self.admission)
+        return define(
+            self.tables, self.features, self.tasks, self.model, self.trainer.seed, self.admission, self.statistics
+        )
 
     @classmethod
     def settings_customise_sources(
@@ -167,7 +180,7 @@ def load_settings(config: Path | None = None, dataset: str | None = None) -> Set
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     if not values.get("features"):
         shipped = shipped_config(dataset or "kuairand")
-        values = {**{key: shipped[key] for key in ("tables", "features", "tasks", "model") if key in shipped}, **values}
+        values = {**{key: shipped[key] for key in _OF_DATASET if key in shipped}, **values}
     return _validated(values, str(path))
 
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from embedding_store.settings import TableSettings
 from trainer.batch import Batch
+from trainer.definition import Definition, define
 from trainer.example import Columns, examples_to_columns
 from trainer.features import Featurizer
-from trainer.settings import Definition, FeatureSettings, ModelSettings, TaskSettings, define
+from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
 
 TASKS = ("click", "like")
 

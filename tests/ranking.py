@@ -17,9 +17,9 @@ from services.ranker.score import ModelFollower
 from services.ranker.service import Limits, RankerService
 from services.ranker.sink import Message, SinkUnavailable
 from services.settings import Settings
+from trainer.definition import Definition
 from trainer.example import examples_to_columns
 from trainer.learner import Learner
-from trainer.settings import Definition
 
 NOW_MS = 1_700_000_000_000
 MAX_BODY_BYTES = 1 << 16

@@ -8,19 +8,20 @@ from contextlib import contextmanager, suppress
 
 from embedding_store.bootstrap import Schema, Snapshot
 from embedding_store.commit import Commit
-from embedding_store.dump import write_dump
 from embedding_store.errors import BadBytes, LineageBroken, StoreEmptied, StoreUnavailable
 from embedding_store.owner import Owner
 from embedding_store.proposal import TAKEOVERS
 from trainer.appended import Appended
 from trainer.errors import BadRecord
-from trainer.intake import Intake
+from trainer.feed import Feed
 from trainer.learner import Learner
 from trainer.metrics import TrainerMetrics
 from trainer.patience import Patience, Stopped
 from trainer.pending import Pending, Run
+from trainer.rescue import rescue
 from trainer.restore import describe_changes, reconcile
 from trainer.settings import TrainerConfig
+from trainer.slices import Slices
 from trainer.source import Source
 from trainer.takeover import Takeover
 from trainer.warmup import compile_kernels
@@ -50,9 +51,10 @@ class Trainer:
         self._clock = clock
         self._patience = Patience(stop, clock)
         self._source = Source(config.events, config.trainer.start)
-        self._intake = Intake(self._source, self._patience)
+        self._feed = Feed(self._source, self._patience)
         self._owner = Owner(config.store, self._patience.for_store, config.trainer.memory_budget)
-        self._metrics = TrainerMetrics([task.name for task in config.definition.tasks])
+        self._slices = Slices(config.trainer.slices, config.definition.features, config.trainer.slice_values)
+        self._metrics = TrainerMetrics([task.name for task in config.definition.tasks], self._slices)
 
     def run(self) -> None:
         """Restores, then learns until asked to stop.
@@ -79,11 +81,10 @@ class Trainer:
         except Stopped:
             _log.warning("ended while waiting; everything since commit %s will be read again", self._owner.head)
         except StoreEmptied as error:
-            lacking = self._rescue()
-            raise StoreEmptied(
-                f"{error}. What this trainer held is in {self._config.rescue}; "
-                f"`dolmen store load {self._config.rescue}` brings it back{lacking}"
-            ) from error
+            parts = {**self._learner.parts(), **self._takeover.parts()}
+            shard, positions = self._learner.shard, self._positions.to_json()
+            held = Snapshot(shard, self._owner.head, self._definition, positions, parts)
+            raise StoreEmptied(f"{error}. {rescue(self._config.rescue, held)}") from error
         finally:
             if server is not None:
                 server.shutdown()
@@ -111,9 +112,9 @@ class Trainer:
             for name in fresh:
                 _log.warning("changed configuration: the dense weights %r start afresh", name)
         stored = snapshot.positions if snapshot else {}
-        self._positions = self._intake.open(stored)
+        self._positions = self._feed.open(stored)
         self._pending = Pending(
-            self._learner.scorer.featurizer, self._learner.scorer.tasks, self._config.events.max_ahead
+            self._learner.scorer.featurizer, self._learner.scorer.tasks, self._config.events.max_ahead, self._slices
         )
         self._appended = Appended()
         self._examples = 0
@@ -151,7 +152,7 @@ class Trainer:
         if self._pending.examples > 4 * self._settings.max_batch_size:
             return
         with self._timed("poll"):
-            records = self._intake.poll(timeout_ms, _POLL_RECORDS)
+            records = self._feed.poll(timeout_ms, _POLL_RECORDS)
         if records:
             self._silent_since = self._clock()
             with self._timed("decode"):
@@ -213,7 +214,7 @@ class Trainer:
                     scores = self._learner.score_and_learn(run.batch)
                     self._learner.shard.sweep(4 * len(run.batch))
                 with self._timed("validate"):
-                    self._metrics.learned(run.batch.labels, scores)
+                    self._metrics.learned(run.batch.labels, scores, run.batch.slices)
                 self._examples += len(run.batch)
                 self._appended.add(run.messages)
             except BadRecord as error:
@@ -236,7 +237,7 @@ class Trainer:
 
     def _append(self) -> None:
         start = self._clock()
-        self._intake.settle()
+        self._feed.settle()
         shard = self._learner.shard
         blocks, gone = shard.take_changes()
         commit = Commit(
@@ -265,26 +266,13 @@ class Trainer:
         if not self._learner.shard.keep():
             self._patience.warn("trainer.memory_budget: the rows of one batch take more than it leaves for rows")
 
-    def _rescue(self) -> str:
-        """Writes what is left into a file; says what is missing there."""
-        shard = self._learner.shard
-        snapshot = Snapshot(
-            shard, self._owner.head, self._definition, self._positions.to_json(),
-            {**self._learner.parts(), **self._takeover.parts()},
-        )  # fmt: skip
-        self._config.rescue.parent.mkdir(parents=True, exist_ok=True)
-        with self._config.rescue.open("wb") as file:
-            write_dump(file, snapshot)
-        away = int(shard.away.sum())
-        return f", but for {away} rows that trainer.memory_budget had kept in the store only" if away else ""
-
     # Telling
 
     def _refresh(self) -> None:
         self._refreshed = self._clock()
         if not self._uncommitted:
             self._owner.check()
-            self._intake.check()
+            self._feed.check()
         self._read_plans()
         if self._takeover.due_at_commit and not self._uncommitted:
             self._commit()

@@ -1,7 +1,7 @@
 """Examples ready to be scored: ids, numbers, labels, cut and joined at the borders of lists."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ class Batch:
         weights: float32[B].
         sizes: int64[L].
         origins: uint64[B], where each example came from; the same whenever it is read again.
+        keys: int64[B, S], ids that statistics and sequences go by.
+        key_missing: bool[B, S].
+        targets: float64[B, O], labels and outcomes that they take in; NaN where absent.
+        slices: int64[B, S], ids of the values by which quality is told apart; [0, 0] where nobody asked.
     """
 
     occurrences: Occurrences
@@ -30,6 +34,10 @@ class Batch:
     weights: NDArray[np.float32]
     sizes: NDArray[np.int64]
     origins: NDArray[np.uint64]
+    keys: NDArray[np.int64]
+    key_missing: NDArray[np.bool_]
+    targets: NDArray[np.float64]
+    slices: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
 
     def __len__(self) -> int:
         return self.times_ms.size
@@ -51,6 +59,10 @@ class Batch:
             self.weights[a:b],
             self.sizes[first:last],
             self.origins[a:b],
+            self.keys[a:b],
+            self.key_missing[a:b],
+            self.targets[a:b],
+            self.slices[a:b],
         )
 
     def cuts(self, size: int) -> list["Batch"]:
@@ -82,4 +94,8 @@ class Batch:
             np.concatenate([part.weights for part in parts]),
             np.concatenate([part.sizes for part in parts]),
             np.concatenate([part.origins for part in parts]),
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.key_missing for part in parts]),
+            np.concatenate([part.targets for part in parts]),
+            np.concatenate([part.slices for part in parts]),
         )

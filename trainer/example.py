@@ -23,9 +23,33 @@ class _Missing:
 
 MISSING: Final = _Missing()
 
-Column = NDArray[np.int64] | NDArray[np.float64] | Sequence[Any]
-"""Values of one source: an int64 array (ids, none missing), a float64 array (numbers, NaN where missing), or a sequence
-of JSON values with :data:`MISSING` where absent."""
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A column of few distinct values: strings, lists, or integers of which some are absent.
+
+    Attributes:
+        codes: int64[N], positions in ``values``.
+        values: object[V], JSON values and :data:`MISSING` where absent.
+    """
+
+    codes: NDArray[np.int64]
+    values: NDArray[np.object_]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> "Coded":
+        return Coded(self.codes[index], self.values)
+
+    def tolist(self) -> list[Any]:
+        """The N values."""
+        return self.values[self.codes].tolist()  # type: ignore[no-any-return]  # numpy types it as Any
+
+
+Column = NDArray[np.int64] | NDArray[np.float64] | Coded | Sequence[Any]
+"""Values of one source: an int64 array (ids, none missing), a float64 array (numbers, NaN where missing), coded
+values, or a sequence of JSON values with :data:`MISSING` where absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +71,18 @@ class Columns:
     values: Mapping[str, Column]
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
+
+
+def column_of(columns: Columns, source: str) -> Column:
+    """The values of a source: of L lists, or of B items for ``item.*``. ``time.*`` is made from the event time."""
+    if source == "time.hour":
+        return columns.ts // 3_600_000 % 24
+    if source == "time.weekday":
+        return (columns.ts // 86_400_000 + 3) % 7
+    column = columns.values.get(source)
+    if column is None:
+        return [MISSING] * (columns.labels.shape[0] if source.startswith("item.") else columns.sizes.size)
+    return column
 
 
 def parse_example(value: bytes, tasks: Sequence[str], latest_ts: int | None = None) -> dict[str, Any]:

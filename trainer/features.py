@@ -3,50 +3,21 @@
 Stateless but for a cache of hashed strings. What a number's mean is, the learner knows; here it is only transformed.
 """
 
-import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store.errors import BadId
-from embedding_store.ids import feature_id
 from embedding_store.lookup import Fields, Occurrences
 from trainer.batch import Batch
-from trainer.errors import BadRecord
-from trainer.example import MISSING, Column, Columns, kind_of
-from trainer.settings import Definition, FeatureSettings
-
-_CACHED_STRINGS = 1 << 20
-
-
-class BadValue(BadRecord):
-    """A value that its field cannot take.
-
-    Args:
-        place: Index of the list (``user.*``, ``context.*``) or of the item (``item.*``).
-        source: Where the value came from.
-        detail: What is wrong and what to do.
-    """
-
-    def __init__(self, place: int, source: str, detail: str) -> None:
-        super().__init__("value", f"`{source}`: {detail}")
-        self.place = place
-        self.source = source
-        self.what = detail
-
-
-@numba.njit(nogil=True, cache=True)
-def cross_ids(left: NDArray[np.int64], right: NDArray[np.int64], out: NDArray[np.int64]) -> None:
-    """Ids of pairs: a mixing of two 64-bit ids, int64[B] each. Order matters."""
-    for i in range(left.size):
-        x = np.uint64(left[i]) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
-        x ^= x >> np.uint64(32)
-        x = (x + np.uint64(right[i])) * np.uint64(0xD6E8FEB86659FD93)
-        x ^= x >> np.uint64(32)
-        x *= np.uint64(0xD6E8FEB86659FD93)
-        out[i] = np.int64(x ^ (x >> np.uint64(32)))
+from trainer.crosses import cross_ids
+from trainer.definition import Definition, Field, Key, sequence_keys
+from trainer.example import Column, Columns, column_of
+from trainer.intake import sources_of
+from trainer.settings import FeatureSettings
+from trainer.values import Reader, bucketed
 
 
 @numba.njit(nogil=True, cache=True)
@@ -63,37 +34,47 @@ def _place(
         at += counts[b]
 
 
-class _Strings(dict[str, int]):
-    """Strings and their ids; forgets everything when it has grown too large."""
-
-    def __missing__(self, key: str) -> int:
-        if len(self) >= _CACHED_STRINGS:
-            self.clear()
-        value = self[key] = feature_id(key)
-        return value
-
-
 class Featurizer:
     """Turns columns into batches under one definition.
 
+    What the store remembers of the stream is not known here: its numbers and ids are missing in a batch, until
+    :class:`~trainer.stream.Stream` fills them in by the batch's keys.
+
     Attributes:
-        sources: The sources that the features read.
-        fields: Features with ids, in the order of a batch's fields.
-        numbers: Plain numbers, in the order of a batch's numbers.
-        of_store: What the store must know of the fields.
+        sources: The sources to collect.
+        fields: In the order of a batch's fields.
+        numbers: Names of plain numbers, in the order of a batch's numbers; those of statistics come last.
+        keys: Ids that statistics and sequences go by, in the order of a batch's keys.
+        targets: Labels and outcomes that they take in, in the order of a batch's targets.
+        late_crosses: Crosses with a statistic in them.
+        of_store: What the store must know of the fields; the places of a sequence follow behind them.
     """
 
     def __init__(self, definition: Definition) -> None:
-        self.fields = tuple(f for f in definition.features if f.has_ids)
-        self.numbers = tuple(f for f in definition.features if not f.has_ids)
-        self.sources = tuple(sorted({f.source for f in definition.features if f.source}))
+        self.fields = definition.fields
+        self._plain = tuple(f for f in definition.features if f.kind == "number" and f.buckets is None and f.input)
+        remembered = [s.name for s in definition.statistics if s.buckets is None and s.input]
+        self.numbers = (*(f.name for f in self._plain), *remembered)
+        own = {f.name for f in definition.features}
+        crosses = [f for f in definition.features if f.kind == "cross"]
+        self.late_crosses = tuple(f for f in crosses if not own.issuperset(f.inputs))
+        self._crosses = tuple(f for f in crosses if own.issuperset(f.inputs))
+        self._ids_of = tuple(f for f in definition.features if f.has_ids and f.kind != "cross")
+        past = definition.sequence
+        self.keys = _keys_of(definition, self.late_crosses)
+        self.visitor, self.item = (self.keys.index(key) for key in sequence_keys(definition)) if past else (-1, -1)
+        label = {f"item.labels.{past.of}"} if past and past.of else set()
+        self.targets = tuple(sorted({*sources_of(definition.statistics), *label}))
+        self.sources = tuple(sorted({f.source for f in definition.features if f.source} | set(self.targets)))
         order = {table.name: t for t, table in enumerate(definition.tables)}
+        places = [Field(past.name, past.table_name, counted=past.count)] * past.items if past else []
+        fields = [*self.fields, *places]
         self.of_store = Fields(
-            np.array([order[f.table_name] for f in self.fields], dtype=np.int64),
-            np.array([f.pooling == "mean" for f in self.fields], dtype=np.bool_),
-            np.array([f.count for f in self.fields], dtype=np.bool_),
+            np.array([order[f.table] for f in fields], dtype=np.int64),
+            np.array([f.mean for f in fields], dtype=np.bool_),
+            np.array([f.counted for f in fields], dtype=np.bool_),
         )
-        self._strings = _Strings()
+        self._reader = Reader()
 
     def featurize(self, columns: Columns, origins: NDArray[np.uint64] | None = None) -> Batch:
         """The batch of some columns.
@@ -109,29 +90,21 @@ class Featurizer:
         single: dict[str, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
         ragged: dict[str, tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]] = {}
         times = np.repeat(columns.ts, columns.sizes)
-        for feature in self.fields:
-            if feature.kind == "cross":
-                continue
+        for feature in self._ids_of:
             column = self._column(feature, columns)
             if feature.kind == "ids":
-                ragged[feature.name] = self._lists(feature, column, columns, total)
+                ragged[feature.name] = self._reader.lists(feature, column, columns.sizes)
                 continue
             if feature.kind == "number":
-                ids, missing = _bucketed(feature, self._floats(feature, column))
+                ids, missing = bucketed(feature, self._reader.floats(feature.source or "", column))
             else:
-                ids, missing = self._ids(feature, column)
+                ids, missing = self._reader.ids(feature, column)
             single[feature.name] = self._spread(ids, feature, columns), self._spread(missing, feature, columns)
-        for feature in self.fields:
-            if feature.kind == "cross":
-                ids, missing = single[feature.inputs[0]]
-                for name in feature.inputs[1:]:
-                    crossed = np.empty(total, dtype=np.int64)
-                    cross_ids(ids, single[name][0], crossed)
-                    ids, missing = crossed, missing | single[name][1]
-                single[feature.name] = ids, missing
-        numbers = np.empty((total, len(self.numbers)), dtype=np.float64)
-        for m, feature in enumerate(self.numbers):
-            values = self._floats(feature, self._column(feature, columns))
+        for feature in self._crosses:
+            single[feature.name] = _crossed(single, feature.inputs)
+        numbers = np.full((total, len(self.numbers)), np.nan, dtype=np.float64)
+        for m, feature in enumerate(self._plain):
+            values = self._reader.floats(feature.source or "", self._column(feature, columns))
             if feature.transform == "log":
                 values = np.copysign(np.log1p(np.abs(values)), values)
             numbers[:, m] = self._spread(values, feature, columns)
@@ -143,7 +116,27 @@ class Featurizer:
             columns.weights,
             columns.sizes,
             _origins_of(columns.sizes, origins),
+            *self._keys(single, total),
+            self._targets(columns, total),
         )
+
+    def _keys(
+        self, single: dict[str, tuple[NDArray[np.int64], NDArray[np.bool_]]], total: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """int64[B, S] and bool[B, S]."""
+        keys = np.empty((total, len(self.keys)), dtype=np.int64)
+        missing = np.empty((total, len(self.keys)), dtype=np.bool_)
+        for s, key in enumerate(self.keys):
+            keys[:, s], missing[:, s] = _crossed(single, key)
+        return keys, missing
+
+    def _targets(self, columns: Columns, total: int) -> NDArray[np.float64]:
+        """float64[B, O], NaN where absent, as it is when ranking."""
+        targets = np.full((total, len(self.targets)), np.nan)
+        for o, source in enumerate(self.targets):
+            if (column := columns.values.get(source)) is not None:
+                targets[:, o] = self._reader.floats(source, column)
+        return targets
 
     def _occurrences(
         self,
@@ -152,22 +145,23 @@ class Featurizer:
         total: int,
     ) -> Occurrences:
         fields = len(self.fields)
+        unknown = np.zeros(total, dtype=np.int64), np.ones(total, dtype=np.bool_)
         if not ragged:
             ids = np.empty((total, fields), dtype=np.int64)
             missing = np.empty((total, fields), dtype=np.bool_)
-            for f, feature in enumerate(self.fields):
-                ids[:, f], missing[:, f] = single[feature.name]
+            for f, field in enumerate(self.fields):
+                ids[:, f], missing[:, f] = single.get(field.name, unknown)
             return Occurrences(ids.ravel(), missing.ravel(), np.arange(total * fields + 1, dtype=np.int64))
         counts = np.ones((total, fields), dtype=np.int64)
-        for f, feature in enumerate(self.fields):
-            if feature.name in ragged:
-                counts[:, f] = ragged[feature.name][2]
+        for f, field in enumerate(self.fields):
+            if field.name in ragged:
+                counts[:, f] = ragged[field.name][2]
         offsets = np.zeros(total * fields + 1, dtype=np.int64)
         np.cumsum(counts.ravel(), out=offsets[1:])
         flat_ids = np.empty(int(offsets[-1]), dtype=np.int64)
         flat_missing = np.empty(int(offsets[-1]), dtype=np.bool_)
-        for f, feature in enumerate(self.fields):
-            some, gaps = ragged[feature.name][:2] if feature.name in ragged else single[feature.name]
+        for f, field in enumerate(self.fields):
+            some, gaps = ragged[field.name][:2] if field.name in ragged else single.get(field.name, unknown)
             _place(some, gaps, counts[:, f].copy(), f, fields, offsets, flat_ids, flat_missing)
         return Occurrences(flat_ids, flat_missing, offsets)
 
@@ -178,88 +172,28 @@ class Featurizer:
 
     @staticmethod
     def _column(feature: FeatureSettings, columns: Columns) -> Column:
-        source = feature.source or ""
-        if source == "time.hour":
-            return columns.ts // 3_600_000 % 24
-        if source == "time.weekday":
-            return (columns.ts // 86_400_000 + 3) % 7
-        column = columns.values.get(source)
-        if column is None:
-            size = columns.labels.shape[0] if source.startswith("item.") else columns.sizes.size
-            return [MISSING] * size
-        return column
-
-    def _ids(self, feature: FeatureSettings, column: Column) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        if isinstance(column, np.ndarray):
-            column = column if column.dtype == np.int64 and not (column < 0).any() else column.tolist()
-        if isinstance(column, np.ndarray):
-            return np.array(column, dtype=np.int64), np.zeros(column.size, dtype=np.bool_)
-        kinds = set(map(type, column))
-        if kinds == {str}:
-            return np.fromiter(map(self._strings.__getitem__, column), np.int64, len(column)), np.zeros(
-                len(column), np.bool_
-            )
-        ids = np.zeros(len(column), dtype=np.int64)
-        missing = np.zeros(len(column), dtype=np.bool_)
-        if kinds == {int}:
-            with contextlib.suppress(OverflowError):
-                ids[:] = column
-                if not (ids < 0).any():
-                    return ids, missing
-        for i, value in enumerate(column):
-            if value is MISSING:
-                missing[i] = True
-                continue
-            try:
-                ids[i] = self._strings[value] if type(value) is str else feature_id(value)
-            except BadId as error:
-                raise BadValue(i, feature.source or "", str(error)) from None
-        return ids, missing
-
-    def _lists(
-        self, feature: FeatureSettings, column: Column, columns: Columns, total: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-        """Flat ids, missing marks, and how many each example has (at least one: a missing one for an empty list)."""
-        flat: list[Any] = []
-        counts = np.empty(len(column), dtype=np.int64)
-        values = column.tolist() if isinstance(column, np.ndarray) else column
-        for i, value in enumerate(values):
-            some = value if type(value) is list else [value]
-            flat += some or [MISSING]
-            counts[i] = max(1, len(some))
-        try:
-            ids, missing = self._ids(feature, flat)
-        except BadValue as error:
-            place = int(np.searchsorted(np.cumsum(counts), error.place, side="right"))
-            raise BadValue(place, error.source, error.what) from None
-        if len(column) == total:
-            return ids, missing, counts
-        order = np.repeat(np.arange(len(column)), columns.sizes)
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        spread = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in order.tolist()])
-        return ids[spread], missing[spread], counts[order]
-
-    @staticmethod
-    def _floats(feature: FeatureSettings, column: Column) -> NDArray[np.float64]:
-        if isinstance(column, np.ndarray):
-            return column.astype(np.float64)
-        values = np.empty(len(column), dtype=np.float64)
-        for i, value in enumerate(column):
-            if type(value) in (int, float, bool):
-                values[i] = value
-            elif value is MISSING or value is None:
-                values[i] = np.nan
-            else:
-                raise BadValue(
-                    i, feature.source or "", f"must be a number, got {kind_of(value)}; leave it out if unknown"
-                )
-        return values
+        return column_of(columns, feature.source or "")
 
 
-def _bucketed(feature: FeatureSettings, values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Ids 0 to n of n edges: how many edges a value reaches."""
-    missing = np.isnan(values)
-    return np.searchsorted(np.array(feature.buckets), values, side="right").astype(np.int64) * ~missing, missing
+def _crossed(
+    single: dict[str, tuple[NDArray[np.int64], NDArray[np.bool_]]], names: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Ids of several features crossed, missing where one of them is."""
+    ids, missing = single[names[0]]
+    for name in names[1:]:
+        crossed = np.empty(ids.size, dtype=np.int64)
+        cross_ids(ids, single[name][0], crossed)
+        ids, missing = crossed, missing | single[name][1]
+    return ids, missing
+
+
+def _keys_of(definition: Definition, late_crosses: Sequence[FeatureSettings]) -> tuple[Key, ...]:
+    derived = {s.name for s in definition.statistics}
+    keys: list[Key] = [s.by for s in definition.statistics]
+    keys += [(name,) for cross in late_crosses for name in cross.inputs if name not in derived]
+    if definition.sequence is not None:
+        keys += sequence_keys(definition)
+    return tuple(dict.fromkeys(keys))
 
 
 def _origins_of(sizes: NDArray[np.int64], origins: NDArray[np.uint64] | None) -> NDArray[np.uint64]:

@@ -1,71 +1,110 @@
-"""Kafka as the loop sees it: where it does not answer, one waits; where its log was lost, one goes back."""
+"""What statistics take in: labels and outcomes of the examples, as numbers."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from embedding_store.errors import LineageBroken
-from trainer.errors import EventsUnavailable
-from trainer.patience import Patience
-from trainer.positions import Positions, parse_positions
-from trainer.reader import Record
-from trainer.source import Source
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.settings import StatisticSettings
+
+_OPERATORS = ("=", "!=", "<", "<=", ">", ">=")
+_LARGEST = 1e15  # sums of so many stay finite in single precision
+
+
+def sources_of(statistics: Sequence[StatisticSettings]) -> tuple[str, ...]:
+    """The labels and outcomes that some statistics need, as sources of an example's items."""
+    names = {s.of for s in statistics if s.of} | {source for s in statistics for source, _, _ in s.conditions}
+    return tuple(sorted(f"item.{name}" for name in names))
+
+
+class _Rules(NamedTuple):
+    """I inputs for the kernel.
+
+    Attributes:
+        targets: int64[I], which target it is made of; -1 for the sighting itself.
+        units: float64[I].
+        logs: bool[I].
+        caps: float64[I].
+        starts: int64[I + 1], conditions of each.
+        tested: int64[·], which target a condition tests.
+        operators: int64[·], a place in _OPERATORS.
+        against: float64[·].
+    """
+
+    targets: NDArray[np.int64]
+    units: NDArray[np.float64]
+    logs: NDArray[np.bool_]
+    caps: NDArray[np.float64]
+    starts: NDArray[np.int64]
+    tested: NDArray[np.int64]
+    operators: NDArray[np.int64]
+    against: NDArray[np.float64]
+
+
+@numba.njit(inline="always", cache=True)
+def _holds(operator: int, x: float, y: float) -> bool:
+    """False where x is not known."""
+    if np.isnan(x):
+        return False
+    if operator < 2:
+        return bool((x == y) == (operator == 0))
+    if operator < 4:
+        return bool(x < y or (x == y and operator == 3))
+    return bool(x > y or (x == y and operator == 5))
+
+
+@numba.njit(nogil=True, cache=True)
+def _take(rules: _Rules, targets: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+    for b in range(targets.shape[0]):
+        for i in range(rules.units.size):
+            x = 1.0 if rules.targets[i] < 0 else targets[b, rules.targets[i]]
+            x /= rules.units[i]
+            if rules.logs[i]:
+                x = np.copysign(np.log1p(np.abs(x)), x)
+            for c in range(rules.starts[i], rules.starts[i + 1]):
+                if not _holds(rules.operators[c], targets[b, rules.tested[c]], rules.against[c]):
+                    x = np.nan
+            out[b, i] = x if np.isnan(x) else min(max(x, -_LARGEST), rules.caps[i])
 
 
 class Intake:
-    """Records in, and the certainty that they belong to the positions.
+    """The distinct inputs of some statistics.
 
     Args:
-        source: Reads the topics.
-        patience: Waits.
+        statistics: Whose inputs.
+        targets: The sources that batches bring, as :func:`sources_of` names them.
+
+    Attributes:
+        names: Of the I inputs.
     """
 
-    def __init__(self, source: Source, patience: Patience) -> None:
-        self._source = source
-        self._patience = patience
-        self._losses = 0
+    def __init__(self, statistics: Sequence[StatisticSettings], targets: Sequence[str]) -> None:
+        distinct = {s.takes: s for s in statistics}
+        self.names = tuple(distinct)
+        places = {target.removeprefix("item."): n for n, target in enumerate(targets)}
+        some = tuple(distinct.values())
+        conditions = [condition for s in some for condition in s.conditions]
+        self._rules = _Rules(
+            np.array([-1 if s.of is None else places[s.of] for s in some], dtype=np.int64),
+            np.array([s.unit for s in some], dtype=np.float64),
+            np.array([s.log for s in some], dtype=np.bool_),
+            np.array([_LARGEST if s.most is None else s.most for s in some], dtype=np.float64),
+            np.cumsum([0, *(len(s.conditions) for s in some)], dtype=np.int64),
+            np.array([places[source] for source, _, _ in conditions], dtype=np.int64),
+            np.array([_OPERATORS.index(operator) for _, operator, _ in conditions], dtype=np.int64),
+            np.array([number for _, _, number in conditions], dtype=np.float64),
+        )
 
-    def open(self, stored: dict[str, Any]) -> Positions:
-        """Goes to the stored positions, and gives those from which records come."""
-        while True:
-            try:
-                self._source.open(parse_positions(stored))
-                break
-            except EventsUnavailable as error:
-                self._patience.for_kafka(error)
-        self._losses = self._source.lost_logs
-        return Positions(self._source.positions())
+    def inputs(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """float64[B, O] -> float64[B, I], NaN where an input has no value.
 
-    def poll(self, timeout_ms: int, most: int) -> list[Record]:
-        """The next records; none if Kafka did not answer."""
-        try:
-            return self._source.poll(timeout_ms, most)
-        except EventsUnavailable as error:
-            self._patience.for_kafka(error)
-            return []
-
-    def settle(self) -> None:
-        """Dead letters are acknowledged and the topic is still the same one, before a commit passes its messages.
-
-        Raises:
-            LineageBroken: If a log was lost: what was polled since the last check may stem from either log, so only
-                what is committed is sure.
+        >>> skip = StatisticSettings(name="s", by=("u",), kind="mean", of="outcomes.ms", where="labels.ok = 0", unit=10)
+        >>> targets = np.array([[0.0, 50.0], [1.0, 70.0]])
+        >>> Intake([skip], ["item.labels.ok", "item.outcomes.ms"]).inputs(targets).tolist()
+        [[5.0], [nan]]
         """
-        while True:
-            try:
-                self._source.flush_dead_letters()
-                self._source.check()
-                break
-            except EventsUnavailable as error:
-                self._patience.for_kafka(error)
-        self._refuse_a_lost_log()
-
-    def check(self) -> None:
-        """Looks whether the topic is still the same one, for a loop that has nothing to commit; errors as above."""
-        try:
-            self._source.check()
-        except EventsUnavailable as error:
-            self._patience.warn(f"Kafka does not answer: {error}")
-        self._refuse_a_lost_log()
-
-    def _refuse_a_lost_log(self) -> None:
-        if self._source.lost_logs != self._losses:
-            raise LineageBroken("a Kafka log was lost; going back to the last commit and on from the new log")
+        out = np.empty((targets.shape[0], len(self.names)), dtype=np.float64)
+        _take(self._rules, targets, out)
+        return out

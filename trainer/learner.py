@@ -3,19 +3,20 @@
 Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam.
 """
 
-import math
-
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch import Tensor
 
 from embedding_store.shard import Shard
+from trainer import moments
 from trainer.batch import Batch
+from trainer.definition import Definition
+from trainer.embedder import Embedded
 from trainer.errors import BadRecord
+from trainer.models.model import Backward
+from trainer.models.regularisation import batch_aware
 from trainer.scorer import Scorer, sigmoid
-from trainer.settings import Definition
 
 _BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
 _BETA2, _REST2 = np.float32(0.999), np.float32(0.001)
@@ -99,21 +100,45 @@ class Learner:
             BadRecord: With the reason ``not_finite``, if the loss or a gradient is not finite, or so large that the
                 sum of squares of its optimizer would not be. Nothing was learned then.
         """
-        rows, fields = self.scorer.embed(batch)
-        inputs = torch.from_numpy(fields).requires_grad_()
-        logits = self.scorer.module(inputs, torch.from_numpy(self.scorer.standardise(batch.numbers)))
-        labels = torch.from_numpy(batch.labels)
+        scorer, shard = self.scorer, self.shard
+        embedded = scorer.embedder.embed(batch)
+        inputs, pooled = scorer.inputs(embedded, batch.times_ms, learning=True)
+        logits, backward = scorer.module.run(inputs)
+        probabilities = sigmoid(logits)
+        gradients = self._backward(batch, probabilities, backward, pooled)
+        self._step_dense(len(batch))
+        self._learn_rows(batch, embedded, gradients)
+        moments.observe(embedded.remembered.numbers, scorer.moments)
+        scorer.embedder.stream.update(batch, embedded.remembered)
+        shard.pass_on(batch.times_ms)
+        return probabilities
+
+    def _backward(
+        self, batch: Batch, probabilities: NDArray[np.float64], backward: Backward, pooled: Tensor
+    ) -> NDArray[np.float32] | None:
+        """Gradients of the summed cross entropy; of a logit it is weight * (p - label).
+
+        Those of the dense weights are left in the scorer.
+
+        Returns:
+            float32[B, F + P, 1 + K]; None where the model's logit depends on no row by a gradient.
+        """
         known = ~np.isnan(batch.labels)
-        weights = torch.from_numpy(np.where(known, batch.weights[:, None], np.float32(0.0)))
-        loss = binary_cross_entropy_with_logits(logits, torch.nan_to_num(labels), weight=weights, reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature is untyped
-        gradients = inputs.grad.numpy()  # type: ignore[union-attr]  # a leaf that was asked for its gradient has one
-        sound = _is_sound(gradients) and _is_sound(self.scorer.gradients)
-        if not (math.isfinite(loss.item()) and sound):
+        with np.errstate(invalid="ignore", over="ignore"):
+            slopes = (probabilities - batch.labels) * batch.weights[:, None]
+            errors = np.where(known, slopes, 0.0).astype(np.float32)
+            backward(errors)
+        gradients: NDArray[np.float32] | None = None if pooled.grad is None else pooled.grad.numpy()
+        sound = _is_sound(self.scorer.gradients) and (gradients is None or _is_sound(gradients))
+        if not (sound and np.isfinite(errors).all()):
             self.scorer.gradients[:] = 0.0
             raise BadRecord(
                 "not_finite", "the loss or a gradient of the batch is not finite; look at `weight` and numbers"
             )
+        self.scorer.module.observe()
+        return gradients
+
+    def _step_dense(self, examples: int) -> None:
         self._step += 1
         adam(
             self.scorer.weights,
@@ -121,40 +146,26 @@ class Learner:
             self._first,
             self._second,
             self._rates,
-            np.float32(1.0 / len(batch)),
+            np.float32(1.0 / examples),
             np.float32(1.0 / (1.0 - 0.9**self._step)),
             np.float32(1.0 / (1.0 - 0.999**self._step)),
         )
-        self.shard.learn(
-            batch.occurrences,
-            rows,
-            gradients,
-            self.scorer.featurizer.of_store,
-            batch.times_ms,
-            batch.origins,
-        )
-        self._observe(batch.numbers)
-        return sigmoid(logits.detach().numpy())
 
-    def _observe(self, numbers: NDArray[np.float64]) -> None:
-        """Adds a batch to the numbers' running moments.
-
-        **Source**: Chan et al. 1979, the parallel form of Welford's update.
-        """
-        if not numbers.shape[1]:
+    def _learn_rows(self, batch: Batch, embedded: Embedded, gradients: NDArray[np.float32] | None) -> None:
+        featurizer, bias = self.scorer.featurizer, self.scorer.embedder.bias
+        fields, occurrences, rows = featurizer.of_store, embedded.occurrences, embedded.rows
+        updated = self.shard.sight(occurrences, rows, fields, batch.times_ms, batch.origins)
+        if bias is not None:
+            self.shard.learn_gaussian(
+                occurrences, rows, updated, fields, batch.labels, batch.weights, bias, len(featurizer.fields)
+            )
+        if gradients is None:
             return
-        known = np.isfinite(numbers)
-        count = known.sum(0)
-        values = np.where(known, numbers, 0.0)
-        mean = values.sum(0) / np.maximum(count, 1)
-        squares = (np.where(known, values - mean, 0.0) ** 2).sum(0)
-        n, old, m2 = self.scorer.moments.T
-        total = n + count
-        delta = mean - old
-        share = count / np.maximum(total, 1)
-        self.scorer.moments[:, 2] = m2 + squares + delta**2 * n * share
-        self.scorer.moments[:, 1] = old + delta * share
-        self.scorer.moments[:, 0] = total
+        strength = self.scorer.definition.model.embedding_l2
+        if strength:
+            counts = self.shard.rows.headers["count"][rows[occurrences.offsets[:-1]]].astype(np.int64)
+            gradients[:, :, 1:] += batch_aware(embedded.pooled[:, :, 1:], counts.reshape(gradients.shape[:2]), strength)
+        self.shard.step(occurrences, rows, updated, gradients, fields)
 
     def parts(self) -> dict[str, bytes]:
         """What a commit carries besides rows."""

@@ -10,7 +10,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from embedding_store.bounded_shard import BoundedShard
 from embedding_store.shard import Shard
+from trainer.health import Health
+from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
 WINDOW = 10_000
@@ -23,13 +26,16 @@ class TrainerMetrics:
 
     Args:
         tasks: Names of the tasks.
+        slices: By whose values quality is told apart.
     """
 
-    def __init__(self, tasks: Sequence[str]) -> None:
+    def __init__(self, tasks: Sequence[str], slices: Slices | None = None) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         self._tasks = tuple(tasks)
-        self.progress = [Progress(WINDOW) for _ in tasks]
+        slices = slices or Slices()
+        self.progress = [Progress(WINDOW, len(slices.names)) for _ in tasks]
+        self._told = -1
         self._examples = Counter("dolmen_examples", "Examples learned from.", ["task"], registry=r)
         labels = ["task", "window"]
         self._auc = Gauge("dolmen_online_auc", "AUC of scores given before learning.", labels, registry=r)
@@ -45,6 +51,7 @@ class TrainerMetrics:
         self.commit_seconds = Histogram("dolmen_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=r)
         self.commit_rows = Histogram("dolmen_commit_rows", "Rows of a commit.", buckets=_ROWS, registry=r)
         self._unfolded = Gauge("dolmen_log_unfolded_bytes", "Commits that are not in the rows yet.", registry=r)
+        self._memory = Gauge("dolmen_trainer_bytes", "Memory of rows, index and filters.", registry=r)
         self._rows = Gauge("dolmen_store_rows", "Rows held.", ["table"], registry=r)
         self._bytes = Gauge("dolmen_store_bytes", "Bytes of the rows as stored, ids included.", ["table"], registry=r)
         self._batch = Histogram(
@@ -53,29 +60,40 @@ class TrainerMetrics:
         self.stages = Counter("dolmen_trainer_stage_seconds", "Where the trainer's time goes.", ["stage"], registry=r)
         self._ids = _Ids()
         r.register(self._ids)
+        self._health = Health(tasks, slices)
+        r.register(self._health)
         for task in tasks:
             self._examples.labels(task)
 
-    def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64]) -> None:
-        """Counts a batch: labels float32[B, T], NaN where absent, and scores float64[B, T]."""
+    def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
+        """Counts a batch: labels float32[B, T], NaN where absent, scores float64[B, T], ids of slices int64[B, S]."""
         self._batch.observe(labels.shape[0])
         for t, task in enumerate(self._tasks):
-            self.progress[t].add(labels[:, t], scores[:, t])
+            self.progress[t].add(labels[:, t], scores[:, t], ids)
             self._examples.labels(task).inc(int((~np.isnan(labels[:, t])).sum()))
 
     def refresh(self, shard: Shard, lag: Mapping[tuple[str, int], int], unfolded_bytes: int) -> None:
         """Sets the gauges."""
-        for task, progress in zip(self._tasks, self.progress, strict=True):
-            self._set_quality(task, "all", progress.total())
-            self._set_quality(task, str(WINDOW), progress.recent())
+        self._refresh_quality()
         for (topic, partition), left in lag.items():
             self._lag.labels(topic, str(partition)).set(left)
         self._unfolded.set(unfolded_bytes)
+        self._memory.set(shard.nbytes)
         for t, table in enumerate(shard.tables):
             rows = int(shard.counts[t])
             self._rows.labels(table.name).set(rows)
             self._bytes.labels(table.name).set(shard.stored_bytes(t))
         self._ids.shard = shard
+
+    def _refresh_quality(self) -> None:
+        told = sum(progress.count for progress in self.progress)
+        if told == self._told:
+            return
+        self._told = told
+        for task, progress in zip(self._tasks, self.progress, strict=True):
+            self._set_quality(task, "all", progress.total())
+            self._set_quality(task, str(WINDOW), progress.recent())
+        self._health.refresh(self.progress)
 
     def _set_quality(self, task: str, window: str, quality: Quality) -> None:
         for gauge, value in (
@@ -93,6 +111,17 @@ class TrainerMetrics:
         return server, server.server_port
 
 
+_COUNTED = (
+    ("admitted", "dolmen_ids_admitted: Ids that got a row."),
+    ("filtered", "dolmen_ids_filtered: Sightings of ids without a row that did not get one."),
+    ("expired", "dolmen_rows_expired: Rows gone for not being seen."),
+)
+_COUNTED_IF_BOUNDED = (
+    ("evicted", "dolmen_rows_evicted: Rows that left the memory and are in Redis only."),
+    ("returned", "dolmen_rows_returned: Rows that came back from Redis."),
+)
+
+
 class _Ids(Collector):
     """Counters that the shard keeps."""
 
@@ -101,11 +130,7 @@ class _Ids(Collector):
     def collect(self) -> list[CounterMetricFamily]:
         """One family a counter."""
         families = []
-        for name, text in (
-            ("admitted", "dolmen_ids_admitted: Ids that got a row."),
-            ("filtered", "dolmen_ids_filtered: Sightings of ids without a row that did not get one."),
-            ("expired", "dolmen_rows_expired: Rows gone for not being seen."),
-        ):
+        for name, text in (*_COUNTED, *(_COUNTED_IF_BOUNDED if isinstance(self.shard, BoundedShard) else ())):
             metric, _, documentation = text.partition(": ")
             family = CounterMetricFamily(metric, documentation, labels=["table"])
             if self.shard is not None:

@@ -6,7 +6,7 @@ of examples, so where it ends depends on the messages alone, never on when or ho
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from trainer.batch import Batch
 from trainer.errors import BadRecord
 from trainer.example import examples_to_columns, parse_example
-from trainer.features import BadValue, Featurizer
+from trainer.features import Featurizer
 from trainer.reader import Record
+from trainer.slices import Slices
+from trainer.values import BadValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,17 @@ class Pending:
         featurizer: Of the current definition.
         tasks: Names of the labels.
         max_ahead_ms: How far a ``ts`` may lie past its record's Kafka timestamp.
+        slices: By whose values the quality is told apart.
     """
 
-    def __init__(self, featurizer: Featurizer, tasks: Sequence[str], max_ahead_ms: int) -> None:
+    def __init__(
+        self, featurizer: Featurizer, tasks: Sequence[str], max_ahead_ms: int, slices: Slices | None = None
+    ) -> None:
         self._featurizer = featurizer
         self._tasks = tuple(tasks)
         self._max_ahead_ms = max_ahead_ms
+        self._slices = slices or Slices()
+        self._sources = (*featurizer.sources, *self._slices.sources)
         self._messages: deque[Message] = deque()
         self._batches: deque[Batch] = deque()
         self.examples = 0
@@ -101,8 +108,8 @@ class Pending:
         return Batch.join(parts) if parts else None
 
     def _featurize_all(self, messages: Sequence[Any], origins: NDArray[np.uint64]) -> Batch:
-        columns = examples_to_columns(messages, self._featurizer.sources, self._tasks)
-        return self._featurizer.featurize(columns, origins)
+        columns = examples_to_columns(messages, self._sources, self._tasks)
+        return replace(self._featurizer.featurize(columns, origins), slices=self._slices.ids(columns))
 
     def take(self, examples: int, whole: bool = True) -> Run | None:
         """The next run.

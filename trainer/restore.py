@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from embedding_store.bootstrap import stored_schema
 from embedding_store.errors import DefinitionConflict
 from embedding_store.settings import TableSettings
-from trainer.settings import Definition
+from trainer.definition import Definition
 
 
 def reconcile(configured: Definition, stored: bytes) -> Definition:

@@ -4,20 +4,50 @@ Holds the dense weights as one flat vector, of which the module's parameters are
 variance of every number.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import orjson
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from embedding_store.errors import BadBytes
 from embedding_store.shard import Shard
+from trainer import moments
 from trainer.batch import Batch
+from trainer.definition import Definition
+from trainer.embedder import Embedded, Embedder
 from trainer.features import Featurizer
 from trainer.models import build_model
-from trainer.settings import Definition
+from trainer.models.inputs import Inputs, Shape
 
-_CLIP = 8.0
 _EVEN = 8  # matrix products round the last rows otherwise where they are no multiple of this: equal rows, equal scores
+
+
+class Scores(NamedTuple):
+    """What B examples score.
+
+    Attributes:
+        logits: float32[B, T].
+        variances: float64[B, T], of the log odds, with Gaussian weights.
+    """
+
+    logits: NDArray[np.float32]
+    variances: NDArray[np.float64] | None
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """float64[B, T]."""
+        return sigmoid(self.logits)
+
+    @property
+    def deviations(self) -> NDArray[np.float64] | None:
+        """Standard deviation of each probability, to first order: float64[B, T]."""
+        if self.variances is None:
+            return None
+        p = self.probabilities
+        return np.asarray(p * (1.0 - p) * np.sqrt(self.variances))
 
 
 class Scorer:
@@ -38,9 +68,22 @@ class Scorer:
         self.definition = definition
         self.shard = shard
         self.featurizer = Featurizer(definition)
+        self.embedder = Embedder(definition, shard, self.featurizer)
         self.tasks = tuple(task.name for task in definition.tasks)
         self.moments = np.zeros((len(self.featurizer.numbers), 3), dtype=np.float64)
-        self.module = build_model(definition, len(self.featurizer.fields), len(self.featurizer.numbers))
+        past = definition.sequence
+        attended = past is not None and definition.model.name == "din"
+        shape = Shape(
+            fields=len(self.featurizer.fields) + (past is not None and not attended),
+            dim=shard.dim,
+            numbers=len(self.featurizer.numbers),
+            tasks=len(self.tasks),
+            hidden=definition.model.hidden,
+            sequence_length=past.items if past is not None and attended else 0,
+            target=definition.target if attended else None,
+            gaussian=definition.gaussian,
+        )
+        self.module = build_model(definition, shape)
         named = list(self.module.named_parameters())
         self.shapes = tuple((name, tuple(p.shape)) for name, p in named)
         size = sum(p.numel() for _, p in named)
@@ -56,29 +99,29 @@ class Scorer:
 
     def standardise(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
         """Numbers less their mean, by their standard deviation: float64[B, M] -> float32[B, M]; 0 where missing."""
-        if not self.featurizer.numbers:
-            return np.empty(numbers.shape, dtype=np.float32)
-        count, mean, squares = self.moments.T
-        deviation = np.sqrt(squares / np.maximum(count, 1.0))
-        scaled = (numbers - mean) / np.where(deviation > 0, deviation, 1.0)
-        scaled[:, count < 2] = 0.0
-        return np.nan_to_num(np.clip(scaled, -_CLIP, _CLIP), nan=0.0).astype(np.float32)
+        out = np.empty(numbers.shape, dtype=np.float32)
+        moments.standardise(numbers, self.moments, out)
+        return out
 
-    def embed(self, batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows that score each occurrence, int64[N], and the pooled fields, float32[B, F, 1 + K]."""
-        rows = self.shard.lookup(batch.occurrences, self.featurizer.of_store)
-        return rows, self.shard.gather(rows, batch.occurrences, self.featurizer.of_store)
+    def inputs(self, embedded: Embedded, times_ms: NDArray[np.int64], learning: bool = False) -> tuple[Inputs, Tensor]:
+        """What the module takes, and the leaf that gradients reach: [B, F + P, 1 + K]."""
+        pooled = torch.from_numpy(embedded.pooled).requires_grad_(learning)
+        numbers = torch.from_numpy(self.standardise(embedded.remembered.numbers))
+        return self.embedder.inputs(embedded, pooled, numbers, times_ms), pooled
+
+    def score(self, batch: Batch) -> Scores:
+        """Scores a batch. Changes nothing."""
+        embedded = self.embedder.embed(batch)
+        with torch.inference_mode():
+            inputs, _ = self.inputs(embedded, batch.times_ms)
+            if spare := -len(batch) % _EVEN:
+                inputs = _padded(inputs, spare)
+            logits: NDArray[np.float32] = self.module(inputs).numpy()[: len(batch)]
+        return Scores(logits, None if embedded.moments is None else embedded.moments[:, :, 1])
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Logits of a batch, float32[B, T]. Changes nothing."""
-        _, fields = self.embed(batch)
-        numbers = self.standardise(batch.numbers)
-        if spare := -len(batch) % _EVEN:
-            fields = np.concatenate([fields, np.zeros((spare, *fields.shape[1:]), dtype=np.float32)])
-            numbers = np.concatenate([numbers, np.zeros((spare, numbers.shape[1]), dtype=np.float32)])
-        with torch.inference_mode():
-            out: NDArray[np.float32] = self.module(torch.from_numpy(fields), torch.from_numpy(numbers)).numpy()
-        return out[: len(batch)]
+        return self.score(batch).logits
 
     def probabilities(self, batch: Batch) -> NDArray[np.float64]:
         """Probability of each task, float64[B, T]."""
@@ -124,21 +167,30 @@ class Scorer:
         return fresh
 
     def numbers_part(self) -> bytes:
-        """The running moments by feature."""
-        return orjson.dumps(
-            {f.name: m for f, m in zip(self.featurizer.numbers, self.moments.tolist(), strict=True)},
-            option=orjson.OPT_SORT_KEYS,
-        )
+        """The running moments by number, and Gaussian weights' biases by task."""
+        value: dict[str, Any] = {"numbers": dict(zip(self.featurizer.numbers, self.moments.tolist(), strict=True))}
+        if self.embedder.bias is not None:
+            value["bias"] = dict(zip(self.tasks, self.embedder.bias.tolist(), strict=True))
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
     def load_numbers(self, data: bytes) -> None:
-        """Takes the moments of :meth:`numbers_part`; a feature that is not among them keeps its own."""
+        """Takes what :meth:`numbers_part` gave; a number or task that is not there keeps its own."""
         stored = orjson.loads(data)
-        for m, feature in enumerate(self.featurizer.numbers):
-            if feature.name in stored:
-                self.moments[m] = stored[feature.name]
+        for m, name in enumerate(self.featurizer.numbers):
+            if name in stored["numbers"]:
+                self.moments[m] = stored["numbers"][name]
+        if self.embedder.bias is not None:
+            for t, name in enumerate(self.tasks):
+                self.embedder.bias[t] = stored.get("bias", {}).get(name, self.embedder.bias[t])
+
+
+def _padded(inputs: Inputs, spare: int) -> Inputs:
+    """So many rows of zeros more."""
+    some = {k: torch.cat((x, x.new_zeros((spare, *x.shape[1:])))) for k, x in inputs._asdict().items() if x is not None}
+    return Inputs(**some)
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """1 / (1 + e^-x) in double precision, without overflow."""
-    x = np.clip(logits.astype(np.float64), -700.0, 700.0)
+    x = np.minimum(np.maximum(logits.astype(np.float64), -700.0), 700.0)
     return 1.0 / (1.0 + np.exp(-x))

@@ -1,45 +1,46 @@
-"""Settings of the trainer: events, features, tasks, model, and the loop."""
+"""Settings of the trainer: events, features, statistics, tasks, model, and the loop."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import orjson
-import xxhash
-from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-from embedding_store.settings import AdmissionSettings, ByteSize, Duration, Section, StoreSettings, TableSettings
+from embedding_store.settings import Accumulator, Duration, OptionalByteSize, OptionalDuration, Section, StoreSettings
+
+if TYPE_CHECKING:
+    from trainer.definition import Definition
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"
-_ADMISSION = AdmissionSettings()
 _TIME_SOURCES = ("time.hour", "time.weekday")
 _AFTERWARDS = ("labels", "outcomes", "weight", "sampled", "correction")  # of an item
-
-MemoryBudget = Annotated[
-    ByteSize | None,
-    BeforeValidator(lambda value: None if value == "none" else value, json_schema_input_type=str | int),
-    PlainSerializer(lambda size: "none" if size is None else size, return_type=str | int),
-]
-"""A size, written as text, held as integer bytes; or ``"none"``."""
 
 
 class FeatureSettings(Section):
     """One field of the model's input and where its value comes from."""
 
     name: str = Field(pattern=_NAME)
-    kind: Literal["id", "ids", "number", "cross"]
+    kind: Literal["id", "ids", "number", "cross", "sequence"]
     source: str | None = Field(default=None, description="user.*, context.*, item.*, time.hour or time.weekday")
     table: str | None = Field(default=None, description="default: a table of the feature's own name")
     pooling: Literal["mean", "sum"] = Field(default="mean", description="of kind ids")
     transform: Literal["none", "log"] = Field(default="none", description="of kind number, before standardisation")
     buckets: tuple[float, ...] | None = Field(default=None, description="of kind number: edges; makes it an id")
     inputs: tuple[str, ...] = Field(default=(), description="of kind cross: names of id features")
+    of: str | None = Field(default=None, description="of kind sequence: the label that lets an item in; none: all do")
+    length: int | None = Field(default=None, ge=1, le=500, description="of kind sequence: items; default 20")
     count: bool = Field(default=True, description="false: looks up only; neither counts, admits nor renews expiry")
+    input: bool = Field(default=True, description="false: for crosses and statistics only; the model does not see it")
+    prior_variance: float | None = Field(default=None, gt=0, description="of Gaussian weights; default: its table's")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        faults = []
-        if self.kind == "cross":
+        faults: list[str] = []
+        if self.kind == "sequence":
+            faults += self._sequence_faults()
+        elif self.kind == "cross":
             if len(self.inputs) < 2:
                 faults.append("`inputs` must name at least two features")
             if self.source is not None:
@@ -64,18 +65,127 @@ class FeatureSettings(Section):
             faults.append("`transform` goes with kind number without `buckets` only")
         if self.table is not None and not self.has_ids:
             faults.append("`table` does not go with a number without `buckets`")
+        if self.kind != "sequence" and (self.of is not None or self.length is not None):
+            faults.append("`of` and `length` go with kind sequence only")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _sequence_faults(self) -> Iterator[str]:
+        if self.table is None:
+            yield "`table` is missing; a sequence holds ids of an item's table"
+        if self.source is not None and self.source.split(".")[0] not in ("user", "context"):
+            yield f"`source` {self.source!r} must begin with user. or context.; it says whose past it is"
+        if self.inputs:
+            yield "`inputs` goes with kind cross only"
+
+    @property
+    def items(self) -> int:
+        """How many items a sequence holds."""
+        return self.length or 20
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether it is a field that looks rows up (neither a plain number nor a sequence)."""
+        return self.kind != "sequence" and (self.kind != "number" or self.buckets is not None)
+
+    @property
+    def table_name(self) -> str:
+        """The table that holds the field's rows."""
+        return self.table or self.name
+
+
+_CONDITION = re.compile(r"\s*((?:labels|outcomes)\.[\w.-]+)\s*(=|!=|<=|<|>=|>)\s*(-?\d+(?:\.\d+)?)\s*")
+
+
+class StatisticSettings(Section):
+    """What has just happened to an id or a crossed id, as an input of the model.
+
+    Read before a batch is scored, updated with its labels and outcomes after it was learned from.
+    """
+
+    name: str = Field(pattern=_NAME)
+    by: tuple[str, ...] = Field(min_length=1, description="names of id features; several: their cross")
+    kind: Literal["rate", "mean", "count", "last", "since"]
+    of: str | None = Field(default=None, description="labels.NAME or outcomes.NAME; without: every sighting")
+    where: str | None = Field(default=None, description='what counts: "labels.click = 0 and outcomes.play_ms > 0"')
+    unit: float = Field(default=1.0, gt=0, description="divides what comes in")
+    log: bool = Field(default=False, description="takes log(1 + x) of what comes in")
+    most: float | None = Field(default=None, description="caps what comes in")
+    prior: tuple[float, float] | None = Field(default=None, description="of rate and mean: its mean, and its weight")
+    half_life: OptionalDuration = Field(default=None, description="of rate, mean and count; event time")
+    window: OptionalDuration = Field(default=None, description="of rate, mean and count; event time")
+    length: int = Field(default=1, ge=1, le=32, description="of last: how many")
+    transform: Literal["none", "log"] = Field(default="none", description="of what is read, without `buckets`")
+    buckets: tuple[float, ...] | None = Field(default=None, description="edges of what is read; makes it an id")
+    table: str | None = Field(default=None, description="with `buckets`; default: a table of its own name")
+    input: bool = Field(default=True, description="false: for crosses only; the model does not see it itself")
+    prior_variance: float | None = Field(default=None, gt=0, description="of Gaussian weights, with `buckets`")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        faults = []
+        averaged = self.kind in ("rate", "mean")
+        if self.of is None and self.kind not in ("count", "since"):
+            faults.append(f"`of` is missing; kind {self.kind} is of labels.NAME or outcomes.NAME")
+        if self.of is not None and not re.fullmatch(r"(labels|outcomes)\.[\w.-]+", self.of):
+            faults.append(f"`of` {self.of!r} must be labels.NAME or outcomes.NAME")
+        if self.where is not None and not all(map(_CONDITION.fullmatch, self.where.split(" and "))):
+            faults.append(f'`where` {self.where!r} must read like "labels.click = 0 and outcomes.play_ms > 0"')
+        if self.prior is not None and (not averaged or self.prior[1] < 0):
+            faults.append("`prior` goes with kinds rate and mean only, and its weight is at least 0")
+        if (self.half_life or self.window) and not (averaged or self.kind == "count"):
+            faults.append("`half_life` and `window` go with kinds rate, mean and count only")
+        if self.half_life and self.window:
+            faults.append("`half_life` and `window` exclude each other")
+        if self.length > 1 and (self.kind != "last" or self.buckets is None):
+            faults.append("`length` goes with kind last and `buckets` only")
+        if self.buckets is not None and (list(self.buckets) != sorted(set(self.buckets)) or not self.buckets):
+            faults.append("`buckets` must be edges in rising order")
+        if self.buckets is not None and self.transform != "none":
+            faults.append("`transform` does not go with `buckets`")
+        if self.buckets is None and (self.table or self.prior_variance):
+            faults.append("`table` and `prior_variance` go with `buckets` only")
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
     @property
-    def has_ids(self) -> bool:
-        """Whether the field looks rows up (all but plain numbers)."""
-        return self.kind != "number" or self.buckets is not None
+    def conditions(self) -> tuple[tuple[str, str, float], ...]:
+        """What must hold: source, operator, number."""
+        found = [_CONDITION.fullmatch(part) for part in self.where.split(" and ")] if self.where else []
+        return tuple((match[1], match[2], float(match[3])) for match in found if match)
+
+    @property
+    def takes(self) -> str:
+        """A name for what comes in; equal inputs have equal names."""
+        text = self.of or "1"
+        text = text if self.unit == 1 else f"{text} / {self.unit:g}"
+        text = f"log({text})" if self.log else text
+        text = text if self.most is None else f"min({text}, {self.most:g})"
+        conditions = " and ".join(f"{source} {operator} {number:g}" for source, operator, number in self.conditions)
+        return f"{text} where {conditions}" if conditions else text
+
+    @property
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        """What it needs of its table's rows."""
+        if self.kind == "last":
+            return (Accumulator(kind="last", of=self.takes, length=self.length),)
+        if self.kind == "since":
+            return (Accumulator(kind="time", of=self.takes),)
+        kinds: list[Literal["sum", "count"]] = ["count"] if self.kind == "count" else ["sum", "count"]
+        if self.window:
+            return tuple(Accumulator(kind=f"window_{kind}", of=self.takes, window_ms=self.window) for kind in kinds)
+        return tuple(Accumulator(kind=kind, of=self.takes, half_life_ms=self.half_life) for kind in kinds)
+
+    @property
+    def statistics_table(self) -> str:
+        """The table that holds its accumulators, together with those of all others by the same id."""
+        return "by." + "_x_".join(self.by)
 
     @property
     def table_name(self) -> str:
-        """The table that holds the field's rows."""
+        """The table of the rows that its buckets look up."""
         return self.table or self.name
 
 
@@ -88,100 +198,26 @@ class TaskSettings(Section):
 class ModelSettings(Section):
     """The network over the embedded fields."""
 
-    name: Literal["deepfm"] = "deepfm"
+    name: Literal["deepfm", "fm", "dcn", "din", "residual"] = "deepfm"
+    wide: Literal["adagrad", "adagrad_elementwise", "adam", "ftrl", "gaussian"] | None = Field(
+        default=None, description="how linear weights learn; default: by their table's optimizer"
+    )
     hidden: tuple[int, ...] = Field(default=(128, 64), description="widths of the hidden layers")
+    cross_layers: int = Field(default=2, ge=1, le=8, description="of dcn")
+    low_rank: int | None = Field(default=None, ge=1, description="of dcn: rank of the cross layers; none: full")
+    attention_hidden: tuple[int, ...] = Field(default=(32,), description="of din: widths of the activation unit")
+    embedding_l2: float = Field(default=0.0, ge=0, description="mini-batch aware regularisation of the vectors")
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam's, of the dense weights")
     score: str | None = Field(
         default=None, description="the task whose probability is the ranking score; default: the first"
     )
 
-    @field_validator("hidden")
+    @field_validator("hidden", "attention_hidden")
     @classmethod
     def _widths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(not 1 <= width <= 4096 for width in value):
             raise ValueError("every width must lie between 1 and 4096")
         return value
-
-
-class Definition(Section):
-    """Everything that defines a prediction. A commit carries it, so trainer and ranker can never differ.
-
-    `tables` lists every table that a feature needs, those that the configuration left out included; `retired` those
-    that the store still holds though no feature needs them any more.
-    """
-
-    tables: tuple[TableSettings, ...]
-    retired: tuple[TableSettings, ...] = ()
-    features: tuple[FeatureSettings, ...]
-    tasks: tuple[TaskSettings, ...]
-    model: ModelSettings
-    seed: int
-    admission: AdmissionSettings = AdmissionSettings()
-
-    def to_json(self) -> bytes:
-        """Canonical JSON: equal definitions give equal bytes."""
-        return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """The definition that :meth:`to_json` wrote.
-
-        Raises:
-            pydantic.ValidationError: If the JSON is no definition.
-        """
-        return cls.model_validate_json(data)
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that differ where definitions differ."""
-        return xxhash.xxh3_64_hexdigest(self.to_json())
-
-
-def define(
-    tables: tuple[TableSettings, ...],
-    features: tuple[FeatureSettings, ...],
-    tasks: tuple[TaskSettings, ...],
-    model: ModelSettings,
-    seed: int,
-    admission: AdmissionSettings = _ADMISSION,
-) -> Definition:
-    """Completes and cross-checks the parts of a definition.
-
-    Raises:
-        ValueError: With every cross-field fault, each naming its key.
-    """
-    faults: list[str] = []
-    for key, names in (
-        ("tables", [t.name for t in tables]),
-        ("features", [f.name for f in features]),
-        ("tasks", [t.name for t in tasks]),
-    ):
-        faults += [
-            f"{key}: the name {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})
-        ]
-    if not features:
-        faults.append("features: at least one is needed")
-    if not tasks:
-        faults.append("tasks: at least one is needed")
-    by_name = {f.name: f for f in features}
-    for feature in features:
-        for name in feature.inputs:
-            other = by_name.get(name)
-            if other is None:
-                faults.append(f"features.{feature.name}.inputs: there is no feature {name!r}")
-            elif other.kind == "cross" or other.kind == "ids" or not other.has_ids:
-                faults.append(f"features.{feature.name}.inputs: {name!r} must be of kind id, or a number with buckets")
-    used = {f.table_name for f in features if f.has_ids}
-    faults += [f"tables.{t.name}: no feature uses this table" for t in tables if t.name not in used]
-    declared = {t.name: t for t in tables}
-    complete = [declared.get(name) or TableSettings(name=name) for name in sorted(used)]
-    if model.score is not None and model.score not in [t.name for t in tasks]:
-        faults.append(f"model.score: there is no task {model.score!r}")
-    if faults:
-        raise ValueError("\n".join(faults))
-    return Definition(
-        tables=tuple(complete), features=features, tasks=tasks, model=model, seed=seed, admission=admission
-    )
 
 
 class TopicSettings(Section):
@@ -223,9 +259,13 @@ class TrainerSettings(Section):
     start: str = Field(default="earliest", description="earliest, latest or an RFC 3339 time")
     deterministic: bool = False
     deterministic_idle: Duration = 2_000
-    memory_budget: MemoryBudget = Field(
-        default=None, description="bytes of rows, their index and filters; colder rows are in Redis only; or none"
+    memory_budget: OptionalByteSize = Field(
+        default=None, description="of rows, their index and filters, or none; what is colder is in Redis only"
     )
+    slices: tuple[str, ...] = Field(
+        default=(), max_length=8, description="features or sources by whose values the quality is told apart"
+    )
+    slice_values: int = Field(default=20, ge=1, le=1000, description="of a slice, the most frequent; the rest: other")
 
     @field_validator("start")
     @classmethod
@@ -245,7 +285,7 @@ class TrainerSettings(Section):
 class TrainerConfig:
     """All that one trainer process needs to know."""
 
-    definition: Definition
+    definition: "Definition"
     trainer: TrainerSettings
     store: StoreSettings
     events: EventsSettings

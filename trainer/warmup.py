@@ -3,9 +3,9 @@
 import numpy as np
 
 from embedding_store.shard import Shard
+from trainer.definition import Definition
 from trainer.example import Columns
 from trainer.learner import Learner
-from trainer.settings import Definition
 
 
 def compile_kernels(definition: Definition) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,10 +28,14 @@ def register(app: typer.Typer) -> None:
         limit: Annotated[int | None, typer.Option(min=1, help="At most so many examples.")] = None,
         tail: Annotated[int | None, typer.Option(min=1, help="Adds the AUC over the last so many examples.")] = None,
         json: Annotated[Path | None, typer.Option(help="Writes the figures here, as one JSON object.")] = None,
+        curves: Annotated[
+            Path | None, typer.Option(help="Draws the curves here, as PNG; default: beside the JSON.")
+        ] = None,
     ) -> None:
         """Scores a whole stream, each list before anything is learned from it, and tells how good the scores were."""
         if (dataset is None) == (file is None):
             raise typer.BadParameter("give either --dataset or --file")
+        drawing = _drawing(json, curves)
         import orjson
 
         from services.datasets.errors import DatasetError
@@ -38,10 +43,12 @@ def register(app: typer.Typer) -> None:
         from trainer.errors import BadRecord
         from trainer.evaluation import evaluate as run
         from trainer.features import Featurizer
+        from trainer.slices import Slices
 
         settings = load_settings(config, dataset)
         definition = settings.definition()
-        sources = Featurizer(definition).sources
+        slices = Slices(settings.trainer.slices, definition.features, settings.trainer.slice_values)
+        sources = tuple(sorted({*Featurizer(definition).sources, *slices.sources}))
         tasks = [task.name for task in definition.tasks]
         try:
             if dataset is not None:
@@ -49,13 +56,38 @@ def register(app: typer.Typer) -> None:
             else:
                 assert file is not None  # noqa: S101 - checked above
                 stream = _file_columns(file, limit, sources, tasks)
-            report = run(definition, stream, settings.trainer.batch_size).report(tail)
+            evaluation = run(definition, stream, settings.trainer.batch_size, slices)
         except (DatasetError, BadRecord, OSError) as error:
             typer.echo(f"dolmen evaluate: {error}", err=True)
             raise typer.Exit(1) from None
+        report = evaluation.report(tail)
+        if drawing is not None:
+            from services.cli.curves import draw
+
+            draw(evaluation, report, drawing)
         if json is not None:
             json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
         _print(report)
+
+
+def _drawing(json: Path | None, curves: Path | None) -> Path | None:
+    """Where to draw, checked before the long work; None where nobody asked, or nothing can draw."""
+    for option, path in (("--json", json), ("--curves", curves)):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {path.parent}", param_hint=option)
+    target = curves or (json.with_suffix(".png") if json is not None else None)
+    if target is None:
+        return None
+    if json is not None and target.resolve() == json.resolve():
+        raise typer.BadParameter("is the file that --json writes", param_hint="--curves")
+    if find_spec("matplotlib") is None:
+        text = "drawing needs matplotlib: pip install 'dolmen[plots]'"
+        if curves is not None:
+            typer.echo(f"dolmen evaluate: {text}", err=True)
+            raise typer.Exit(1)
+        typer.echo(f"no curves beside the JSON: {text}", err=True)
+        return None
+    return target
 
 
 def _dataset_columns(
@@ -91,15 +123,30 @@ def _file_columns(
         yield examples_to_columns(waiting, sources, tasks), None
 
 
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
 def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    table = Table("task", *next(iter(report["tasks"].values())).keys())
+    first = next(iter(report["tasks"].values()))
+    columns = [name for name in first if name not in ("reliability", "slices")]
+    table = Table("task", *(name.replace("_", " ") for name in columns))
     for task, row in report["tasks"].items():
-        table.add_row(task, *("-" if value is None else f"{value:.4f}" for value in row.values()))
+        table.add_row(task, *(_figure(row.get(name)) for name in columns))
     console.print(table)
+    for task, row in report["tasks"].items():
+        for name, values in row.get("slices", {}).items():
+            if not values:
+                continue
+            table = Table(f"{task} by {name}", *(key.replace("_", " ") for key in values[0] if key != "value"))
+            for one in values:
+                table.add_row(escape(one["value"]), *(_figure(v) for key, v in one.items() if key != "value"))
+            console.print(table)
     parameters = report["parameters"]
     console.print(
         f"{report['examples']:,} examples in {report['seconds']:.2f} s: "

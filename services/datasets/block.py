@@ -9,31 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.datasets.errors import DatasetError
-from trainer.example import MISSING, Column, Columns
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """A column of few distinct values: strings, lists, or integers of which some are absent.
-
-    Attributes:
-        codes: int64[N], positions in ``values``.
-        values: object[V], JSON values and :data:`MISSING` where absent.
-    """
-
-    codes: NDArray[np.int64]
-    values: NDArray[np.object_]
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitem__(self, index: slice | NDArray[np.int64]) -> "Coded":
-        return Coded(self.codes[index], self.values)
-
-    def tolist(self) -> list[Any]:
-        """The N values."""
-        return self.values[self.codes].tolist()  # type: ignore[no-any-return]  # numpy types it as Any
-
+from trainer.example import MISSING, Coded, Column, Columns
 
 Values = NDArray[np.int64] | NDArray[np.float64] | Coded
 """Values of one source: integers (none absent), numbers (NaN where absent), or coded values."""
@@ -141,10 +117,8 @@ def to_columns(block: Block, sources: Sequence[str], tasks: Sequence[str]) -> Co
     count = int(block.sizes.sum())
     values: dict[str, Column] = {}
     for source in sources:
-        found = block.values.get(source)
-        if isinstance(found, Coded):
-            values[source] = found.tolist()
-        elif found is not None:
+        found = _afterwards(block, source) if source.startswith(_AFTERWARDS) else block.values.get(source)
+        if found is not None:
             values[source] = found
         elif not source.startswith("time."):
             values[source] = [MISSING] * (count if source.startswith("item.") else len(block))
@@ -154,6 +128,18 @@ def to_columns(block: Block, sources: Sequence[str], tasks: Sequence[str]) -> Co
             known = block.labels[task] >= 0
             labels[known, index] = block.labels[task][known]
     return Columns(block.sizes, block.ts, values, labels, np.ones(count, dtype=np.float32))
+
+
+_AFTERWARDS = ("item.labels.", "item.outcomes.")
+
+
+def _afterwards(block: Block, source: str) -> NDArray[np.float64] | None:
+    """A label or an outcome as numbers, NaN where absent."""
+    _, part, name = source.split(".", 2)
+    if part == "outcomes":
+        return block.outcomes[name].astype(np.float64) if name in block.outcomes else None
+    label = block.labels.get(name)
+    return None if label is None else np.where(label < 0, math.nan, label.astype(np.float64))
 
 
 def to_messages(block: Block) -> Iterator[dict[str, Any]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.datasets.block import Block, Coded, Values, coded
+from services.datasets.block import Block, Values, coded
 from services.datasets.dataset import Licence
 from services.datasets.parquet import gather, integers, labels, read_table, rows_of, values
-from trainer.example import MISSING
+from trainer.example import MISSING, Coded
 
 TITLE = "KuaiRand-Pure, short-video impressions"
 LICENCE = Licence(

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from services.datasets.block import Coded, Values, coded
+from services.datasets.block import Values, coded
 from services.datasets.errors import DatasetError
-from trainer.example import MISSING
+from trainer.example import MISSING, Coded
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pa.Table:

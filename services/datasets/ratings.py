@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from services.datasets.block import Block, Coded, Values, coded
+from services.datasets.block import Block, Values, coded
 from services.datasets.dataset import Licence
 from services.datasets.errors import DatasetError
 from services.datasets.parquet import gather, integers, read_table, rows_of, values
-from trainer.example import MISSING
+from trainer.example import MISSING, Coded
 
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _MOVIES = ("item_id", "title", "genres")

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from services.datasets.block import Block, Coded, coded
+from services.datasets.block import Block, coded
 from services.datasets.click_model import COUNTRIES, DEVICES, ClickModel, make_click_model
 from services.datasets.dataset import Dataset, Licence
 from services.datasets.errors import DatasetError
+from trainer.example import Coded
 
 START_MS = 1_767_225_600_000
 LIST_INTERVAL_MS = 3_000

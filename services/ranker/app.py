@@ -64,6 +64,17 @@ def build_app(service: RankerService, metrics: RankerMetrics, max_body_bytes: in
         return _json(body)
 
     @app.post(
+        "/v1/explain",
+        summary="Explain a score",
+        openapi_extra=_body(schema.EXPLAIN_BODY),
+        responses={200: _answer("The parts of the logit", schema.EXPLAIN_ANSWER), **documented(413, 415, 422, 503)},
+    )
+    async def explain(request: Request) -> Response:
+        """What each feature adds to the logit of one item for one visitor."""
+        query = schema.parse_explain(await schema.read_json(request, max_body_bytes))
+        return _json(orjson.dumps(await service.explain(query)))
+
+    @app.post(
         "/v1/events",
         summary="Send labelled examples",
         status_code=202,

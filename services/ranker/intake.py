@@ -10,7 +10,8 @@ from services.ranker.problems import Problem, unavailable
 from services.ranker.sink import Message, Sink, SinkUnavailable
 from trainer.errors import BadRecord
 from trainer.example import check_example, examples_to_columns
-from trainer.features import BadValue, Featurizer
+from trainer.features import Featurizer
+from trainer.values import BadValue
 
 _NOT_ACKNOWLEDGED = "Kafka did not acknowledge it; send it again"
 

@@ -3,7 +3,6 @@
 Names of features are free, so bodies are checked by hand; the schemas here describe them in OpenAPI.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +32,21 @@ class RankQuery:
     context: dict[str, Any]
     items: list[dict[str, Any]]
     k: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainQuery:
+    """A checked body of ``POST /v1/explain``.
+
+    Attributes:
+        user: Features of the visitor.
+        context: Features of the situation.
+        item: The candidate, an object with an ``id``.
+    """
+
+    user: dict[str, Any]
+    context: dict[str, Any]
+    item: dict[str, Any]
 
 
 async def read_json(request: Request, max_bytes: int) -> Any:
@@ -80,22 +94,31 @@ def parse_rank(body: Any) -> RankQuery:
         raise bad_field("k", f"must be an integer of at least 1, got {kind_of(k)}")
     if type(body.get("log_impression", True)) is not bool:
         raise bad_field("log_impression", f"must be true or false, got {kind_of(body['log_impression'])}")
-    return RankQuery(user, context, _items(candidates), k)
+    items = [_item(candidate, f"candidates[{index}]") for index, candidate in enumerate(candidates)]
+    return RankQuery(user, context, items, k)
 
 
-def _items(candidates: Sequence[Any]) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
-    for index, candidate in enumerate(candidates):
-        if type(candidate) is dict:
-            if type(candidate.get("id")) not in (str, int, bool):
-                got = _kind(candidate, "id")
-                raise bad_field(f"candidates[{index}].id", f"must be a string or an integer, got {got}")
-            items.append(candidate)
-        elif type(candidate) in (str, int):
-            items.append({"id": candidate})
-        else:
-            raise bad_field(f"candidates[{index}]", f"must be an object or an id, got {kind_of(candidate)}")
-    return items
+def parse_explain(body: Any) -> ExplainQuery:
+    """Checks a body of ``POST /v1/explain``. Unknown members are ignored.
+
+    Raises:
+        Problem: 422 that names the field.
+    """
+    _check_object(body)
+    if "item" not in body:
+        raise bad_field("item", "must be an object or an id, got nothing")
+    return ExplainQuery(_member(body, "user", None), _member(body, "context", {}), _item(body["item"], "item"))
+
+
+def _item(candidate: Any, place: str) -> dict[str, Any]:
+    if type(candidate) is dict:
+        if type(candidate.get("id")) not in (str, int, bool):
+            got = _kind(candidate, "id")
+            raise bad_field(f"{place}.id", f"must be a string or an integer, got {got}")
+        return candidate
+    if type(candidate) in (str, int):
+        return {"id": candidate}
+    raise bad_field(place, f"must be an object or an id, got {kind_of(candidate)}")
 
 
 def parse_events(body: Any) -> dict[str, list[Any]]:
@@ -138,6 +161,16 @@ def _kind(holder: dict[str, Any], name: str) -> str:
 _ID = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1}]}
 _ITEM_ID = {"anyOf": [*_ID["anyOf"], {"type": "boolean"}]}
 _FEATURES = {"type": "object", "description": "Features by name; `id` is one of them.", "additionalProperties": True}
+_ITEM = {"anyOf": [*_ID["anyOf"], {**_FEATURES, "required": ["id"], "properties": {"id": _ITEM_ID}}]}
+_MODEL = {
+    "type": "object",
+    "required": ["name", "commit", "age_ms"],
+    "properties": {
+        "name": {"type": "string"},
+        "commit": {"type": "integer", "description": "The commit whose parameters scored."},
+        "age_ms": {"type": "integer", "description": "Time since the replica was last at the end of the commit log."},
+    },
+}
 
 RANK_BODY: dict[str, Any] = {
     "type": "object",
@@ -149,7 +182,7 @@ RANK_BODY: dict[str, Any] = {
             "type": "array",
             "minItems": 1,
             "maxItems": MAX_CANDIDATES,
-            "items": {"anyOf": [*_ID["anyOf"], {**_FEATURES, "required": ["id"], "properties": {"id": _ITEM_ID}}]},
+            "items": _ITEM,
         },
         "k": {"type": "integer", "minimum": 1, "description": "How many to return; default: all."},
         "log_impression": {"type": "boolean"},
@@ -168,18 +201,7 @@ RANK_ANSWER: dict[str, Any] = {
     "required": ["request_id", "model", "items"],
     "properties": {
         "request_id": {"type": "string"},
-        "model": {
-            "type": "object",
-            "required": ["name", "commit", "age_ms"],
-            "properties": {
-                "name": {"type": "string"},
-                "commit": {"type": "integer", "description": "The commit whose parameters scored."},
-                "age_ms": {
-                    "type": "integer",
-                    "description": "Time since the replica was last at the end of the commit log.",
-                },
-            },
-        },
+        "model": _MODEL,
         "items": {
             "type": "array",
             "description": "The best first; equal scores keep the order of the request.",
@@ -196,6 +218,31 @@ RANK_ANSWER: dict[str, Any] = {
     },
 }
 """JSON schema of the answer of ``POST /v1/rank``."""
+
+EXPLAIN_BODY: dict[str, Any] = {
+    "type": "object",
+    "required": ["user", "item"],
+    "properties": {"user": _FEATURES, "context": _FEATURES, "item": _ITEM},
+    "example": {"user": {"id": "u42"}, "context": {"tab": 1}, "item": {"id": "i1", "genre": ["Drama"]}},
+}
+"""JSON schema of the body of ``POST /v1/explain``."""
+
+EXPLAIN_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["model", "task", "bias", "fields", "logit"],
+    "properties": {
+        "model": _MODEL,
+        "task": {"type": "string", "description": "Whose logit it is: the task of the ranking score."},
+        "bias": {"type": "number", "description": "What no feature accounts for."},
+        "fields": {
+            "type": "object",
+            "description": "What each feature adds to the logit; bias and fields add up to it.",
+            "additionalProperties": {"type": "number"},
+        },
+        "logit": {"type": "number"},
+    },
+}
+"""JSON schema of the answer of ``POST /v1/explain``."""
 
 EVENTS_BODY: dict[str, Any] = {
     "type": "object",

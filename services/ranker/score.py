@@ -16,9 +16,9 @@ from embedding_store.errors import BadBytes
 from embedding_store.shard import Shard
 from services.ranker.metrics import RankerMetrics
 from trainer.batch import Batch
+from trainer.definition import Definition
 from trainer.example import request_to_columns
 from trainer.scorer import Scorer
-from trainer.settings import Definition
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,20 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from embedding_store.bootstrap import Snapshot
 from services.ranker.intake import Checker, item_place, take_events
 from services.ranker.metrics import RankerMetrics
 from services.ranker.problems import bad_field, unavailable
-from services.ranker.schema import RankQuery
+from services.ranker.schema import ExplainQuery, RankQuery
 from services.ranker.score import Model, ModelFollower, best
 from services.ranker.sink import Sink
-from trainer.batch import Batch
-from trainer.features import BadValue
+from trainer.explain import ask
+from trainer.values import BadValue
+
+_T = TypeVar("_T")
 
 NAME = "default"
 _SENDERS = 4
@@ -113,7 +113,7 @@ class RankerService:
                 batch = model.featurize(now_ms, query.user, query.context, query.items)
             except BadValue as error:
                 raise bad_field(item_place(error), error.what) from None
-            scored = await self._score(model, batch)
+            scored = await self._held(model, partial(model.scorer.probabilities, batch))
             if scored is not None:
                 break
         probabilities, commit = scored
@@ -130,25 +130,52 @@ class RankerService:
             ],
         }
 
-    async def _score(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
-        """In place when the lock is free; else in a thread, so that the event loop never waits for a commit."""
+    async def explain(self, query: ExplainQuery) -> dict[str, Any]:
+        """The answer of ``POST /v1/explain``.
+
+        Raises:
+            Problem: As :meth:`rank`.
+        """
+        now_ms = self._now_ms()
+        while True:
+            model = self._model()
+            try:
+                batch = model.featurize(now_ms, query.user, query.context, [query.item])
+            except BadValue as error:
+                raise bad_field(error.source, error.what) from None
+            held = await self._held(model, partial(ask, model.scorer, batch, model.score_task))
+            if held is not None:
+                break
+        question, commit = held
+        found = await asyncio.get_running_loop().run_in_executor(self._scorers, question.answer)
+        return {
+            "model": {"name": NAME, "commit": commit, "age_ms": self._age_ms()},
+            "task": model.scorer.tasks[model.score_task],
+            "bias": found.bias,
+            "fields": found.fields,
+            "logit": found.logit,
+        }
+
+    async def _held(self, model: Model, work: Callable[[], _T]) -> tuple[_T, int] | None:
+        """Work on a model that no commit changes meanwhile, and the commit that it has.
+
+        In place when the lock is free; else in a thread, so that the event loop never waits for a commit. None if the
+        replica has started anew since the batch was featurized.
+        """
         lock = self._replica.lock
         if lock.acquire(blocking=False):
             try:
-                return self._score_locked(model, batch)
+                return self._do_locked(model, work)
             finally:
                 lock.release()
-        return await asyncio.get_running_loop().run_in_executor(self._scorers, self._score_waiting, model, batch)
+        return await asyncio.get_running_loop().run_in_executor(self._scorers, self._do_waiting, model, work)
 
-    def _score_waiting(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
+    def _do_waiting(self, model: Model, work: Callable[[], _T]) -> tuple[_T, int] | None:
         with self._replica.lock:
-            return self._score_locked(model, batch)
+            return self._do_locked(model, work)
 
-    def _score_locked(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
-        """Probabilities and their commit, or None if the replica has started anew since the batch was featurized."""
-        if self._follower.model is not model:
-            return None
-        return model.scorer.probabilities(batch), self._follower.commit
+    def _do_locked(self, model: Model, work: Callable[[], _T]) -> tuple[_T, int] | None:
+        return None if self._follower.model is not model else (work(), self._follower.commit)
 
     def _model(self) -> Model:
         model = self._follower.model

@@ -27,9 +27,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from embedding_store.bootstrap import bootstrap
 from services.local.servers import start_broker, start_valkey
 from tests.e2e.storm import Store, TrainerProcess, wait_for, write_stream
+from trainer.definition import Definition
 from trainer.example import request_to_columns
 from trainer.learner import Learner
-from trainer.settings import Definition
 
 EXAMPLES = 3000
 
@@ -224,7 +224,7 @@ def keeps_to_its_description(operation: Any, mode: GenerationMode) -> None:
 def test_the_interface_keeps_to_its_description(stack: Stack, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{stack.ranker.url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 6
+    assert len(operations) == 7
     for operation in operations:
         if mode is GenerationMode.POSITIVE or operation.body:
             keeps_to_its_description(operation, mode)

@@ -1,11 +1,9 @@
 """A shard whose rows leave and come back at random moments is, to the bit, the shard that holds them all."""
 
-from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
@@ -49,10 +47,11 @@ class BoundedMachine(AdaptiveMachine):
     @initialize()
     def begin(self) -> None:
         super().begin()
-        self.shard = self.bounded()(self.tables, SEED, True, self.admission)
+        self.shard = self.bounded(b"")
 
-    def bounded(self) -> Any:
-        return partial(BoundedShard, StoredRows(self.log, self.folded, lambda call: call()), BUDGET)
+    def bounded(self, layouts: bytes) -> BoundedShard:
+        rows = StoredRows(self.log, self.folded, lambda call: call())
+        return BoundedShard(rows, BUDGET, self.tables, SEED, self.admission, layouts)
 
     def folded(self) -> int:
         return self.materializer.mark.seq
@@ -94,12 +93,12 @@ class BoundedMachine(AdaptiveMachine):
         self.materializer = Materializer(self.log, self.epoch, 2000)
         while self.materializer.fold():
             pass
-        snapshot = bootstrap(self.log, learning=True, make=self.bounded())
+        snapshot = bootstrap(self.log, learning=True, make=lambda _, layouts: self.bounded(layouts))
         if snapshot is None:
-            self.shard = self.bounded()(self.tables, SEED, True, self.admission)
+            self.shard = self.bounded(b"")
         else:
             assert dump_of(snapshot) == self.committed
-            snapshot = bootstrap(self.log, learning=True, make=self.bounded())
+            snapshot = bootstrap(self.log, learning=True, make=lambda _, layouts: self.bounded(layouts))
             assert snapshot is not None
             self.shard = snapshot.shard  # type: ignore[assignment]
             self.rows_leave(share, seed)
@@ -174,9 +173,10 @@ class Kept:
         times = np.array([time for _, time, *_ in seen])
         missing = ids == 5
         origins = np.arange(ids.size, dtype=np.uint64) + np.uint64(100 * number)
-        known = [self.statistics.read(ids[:, None], missing[:, None], times), *self.sequences.read(ids, missing)]
+        found, numbers = self.statistics.read(ids[:, None], missing[:, None], times)
+        known = [numbers, *self.sequences.read(ids, missing)]
         outcomes = np.array([outcome for _, _, outcome, _ in seen])
-        self.statistics.update(ids[:, None], missing[:, None], times, origins, outcomes[:, None])
+        self.statistics.update(ids[:, None], missing[:, None], found, times, origins, outcomes[:, None])
         items = np.array([item for *_, item in seen])
         self.sequences.push(ids, missing, times, origins, items, outcomes.astype(np.float32))
         self.shard.pass_on(times)
@@ -197,8 +197,8 @@ def test_statistics_and_sequences_are_the_same_wherever_their_rows_are(redis_url
         seen = [(key, now_ms + step, outcome, item) for key, step, outcome, item in some]
         now_ms = max(now_ms, *(time for _, time, *_ in seen))
         if number % 2:
-            fields = bounded.sequences.fields
-            shard.warm((single(np.array([key for key, *_ in seen]), np.zeros(len(seen), np.bool_)), fields))
+            keys, none = np.array([key for key, *_ in seen]), np.zeros(len(seen), dtype=np.bool_)
+            shard.warm(lambda: [(single(keys, none), some.fields) for some in (bounded.sequences, bounded.statistics)])  # noqa: B023 - called at once
         for mine, wanted in zip(bounded.see(number, seen), plain.see(number, seen), strict=True):
             np.testing.assert_array_equal(mine, wanted)
         if commits:

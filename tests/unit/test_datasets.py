@@ -18,7 +18,7 @@ from services.datasets.kuairand import PROFILE, VIDEO
 from services.datasets.make_slice import make_slice
 from services.datasets.reader import open_dataset, open_file
 from services.settings import load_settings
-from trainer.example import MISSING, Columns, check_example, examples_to_columns
+from trainer.example import MISSING, Coded, Columns, check_example, examples_to_columns
 
 OUTCOMES = {"is_click", "long_view", "is_like", "play_time_ms", "click", "like", "labels", "outcomes"}
 
@@ -90,7 +90,7 @@ def same(one: Columns, two: Columns) -> None:
 
 
 def plain(column: object) -> list[object]:
-    values = column.tolist() if isinstance(column, np.ndarray) else list(column)  # type: ignore[call-overload]
+    values = column.tolist() if isinstance(column, np.ndarray | Coded) else list(column)  # type: ignore[call-overload]
     return [MISSING if isinstance(value, float) and math.isnan(value) else value for value in values]
 
 

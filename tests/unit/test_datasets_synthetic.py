@@ -11,7 +11,7 @@ from services.datasets.block import Block, rechunk
 from services.datasets.click_model import make_click_model
 from services.datasets.errors import DatasetError
 from services.datasets.synthetic import open_synthetic
-from trainer.example import check_example, examples_to_columns
+from trainer.example import Coded, check_example, examples_to_columns
 
 SMALL = {"users": 500, "items": 400}
 SOURCES = ["user.id", "user.country", "context.device", "item.id", "item.category", "item.price"]
@@ -86,7 +86,8 @@ def test_columns_equal_those_of_the_messages() -> None:
     np.testing.assert_array_equal(columns.ts, expected.ts)
     for source in SOURCES:
         column = columns.values[source]
-        assert (column.tolist() if isinstance(column, np.ndarray) else list(column)) == list(expected.values[source])
+        got = column.tolist() if isinstance(column, np.ndarray | Coded) else list(column)
+        assert got == list(expected.values[source])
 
 
 def test_items_of_a_list_differ_and_time_never_goes_back() -> None:

@@ -24,9 +24,9 @@ class Recorder(Shard):
 
     gradients: np.ndarray
 
-    def learn(self, batch, scored, gradients, *rest):
+    def step(self, batch, scored, updated, gradients, fields):
         self.gradients = gradients.copy()
-        super().learn(batch, scored, gradients, *rest)
+        super().step(batch, scored, updated, gradients, fields)
 
 
 def learner(shard=Shard, **changes) -> Learner:
@@ -58,7 +58,7 @@ def test_gradients_are_those_of_finite_differences(monkeypatch):
         some.score_and_learn(random_batch(some.scorer.definition, seed))
     some.scorer.weights[:] = rng.normal(scale=0.5, size=some.scorer.weights.size)
     batch = random_batch(some.scorer.definition, 9, lists=5)
-    _, fields = some.scorer.embed(batch)
+    fields = some.scorer.embedder.embed(batch).pooled
     fields, numbers = fields.astype(np.float64), some.scorer.standardise(batch.numbers)
     parts = parts_of(some.scorer)
     dense = {}

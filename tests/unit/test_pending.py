@@ -9,6 +9,7 @@ from tests.definitions import batch_of, contents, message, small_definition
 from trainer.features import Featurizer
 from trainer.pending import Pending
 from trainer.reader import Record
+from trainer.slices import Slices
 
 HOUR_MS = 3_600_000
 
@@ -136,3 +137,16 @@ def test_the_ten_kinds_of_broken_message_are_named_by_their_field():
     assert run.batch is None
     for found, (value, named) in zip(run.messages, broken.items(), strict=True):
         assert named in str(found.fault), value
+
+
+def test_each_example_of_a_run_keeps_the_values_of_its_slices():
+    definition = small_definition()
+    slices = Slices(["user", "item.id", "context.country"], definition.features)
+    queue = Pending(Featurizer(definition), [task.name for task in definition.tasks], HOUR_MS, slices)
+    queue.add([record(simple(2, user={"id": 5}, context={"country": "FR"})), record(b"no JSON")])
+    queue.add([record(simple(3, user={"id": 6})), record(simple(1, user={"id": 0.5}))])
+    seen = []
+    while (run := queue.take(2, whole=False)) is not None:
+        if run.batch is not None:
+            seen += [[slices.value(s, key) for s, key in enumerate(row)] for row in run.batch.slices.tolist()]
+    assert seen == [["5", "0", "FR"], ["5", "1", "FR"], *(["6", str(i), "missing"] for i in range(3))]

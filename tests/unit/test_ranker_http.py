@@ -68,7 +68,7 @@ def test_a_bad_field_is_named(world: World, body: dict[str, Any], field: str) ->
     assert value["detail"] == f"`{field}` {value['errors'][0]['detail']}"
 
 
-@pytest.mark.parametrize("path", ["/v1/rank", "/v1/events"])
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/explain", "/v1/events"])
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'"x"', b"\xff", b'{"a": NaN}', b"[" * 5000])
 def test_a_body_that_is_no_json_object_is_a_problem(world: World, path: str, body: bytes) -> None:
     problem(world.post(path, body), 422)
@@ -225,6 +225,6 @@ def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
 
 def test_the_interface_is_described(world: World) -> None:
     paths = world.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/rank", "/v1/events", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    assert set(paths) == {"/v1/rank", "/v1/explain", "/v1/events", "/v1/model", "/healthz", "/readyz", "/metrics"}
     assert "202" in paths["/v1/events"]["post"]["responses"]
     assert world.get("/docs").status_code == 200

@@ -163,7 +163,7 @@ def test_a_replica_that_starts_anew_between_featurizing_and_scoring_is_noticed()
     model = world.follower.model
     assert model is not None
     batch = model.featurize(NOW_MS, {}, {}, [{"id": 1}])
-    locked = world.service._score_locked  # noqa: SLF001 - the moment between the two cannot be reached from outside
-    assert locked(model, batch) is not None
+    locked = world.service._do_locked  # noqa: SLF001 - the moment between the two cannot be reached from outside
+    assert locked(model, lambda: model.scorer.probabilities(batch)) is not None
     world.replica.restart(world.trainer.snapshot())
-    assert locked(model, batch) is None
+    assert locked(model, lambda: model.scorer.probabilities(batch)) is None

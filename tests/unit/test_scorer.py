@@ -28,7 +28,7 @@ def test_logits_are_those_of_deepfm_in_plain_numpy():
         at = some.shard.rows.headers["at"][t]
         some.shard.rows.memory[at : at + 1 + table.dim] = rng.normal(size=1 + table.dim)
     some.moments[:] = [[10, 40, 1000], [10, 5, 30]]
-    _, fields = some.embed(batch)
+    fields = some.embedder.embed(batch).pooled
     expected = deepfm(parts_of(some), fields, some.standardise(batch.numbers))
     np.testing.assert_allclose(some.logits(batch), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(some.probabilities(batch), 1 / (1 + np.exp(-some.logits(batch).astype(np.float64))))

@@ -8,7 +8,8 @@ import pytest
 from embedding_store.settings import TableSettings, format_duration, parse_bytes, parse_duration_ms
 from services.settings import SHIPPED, ConfigError, load_settings
 from tests.definitions import feature, small_definition
-from trainer.settings import Definition, ModelSettings, TaskSettings, define, parse_rfc3339_ms
+from trainer.definition import Definition, define
+from trainer.settings import ModelSettings, TaskSettings, parse_rfc3339_ms
 
 GOOD = """
 [store]
@@ -82,6 +83,10 @@ def test_every_shipped_configuration_is_sound(dataset):
 
 BROKEN = {
     "an unknown key": (changed("dim = 16", "dims = 16"), r"tables\[0\]\.dims \(name 'video'\): there is no such key"),
+    "a budget below the filters": (
+        changed("[trainer]", '[trainer]\nmemory_budget = "1MiB"'),
+        r"trainer\.memory_budget: 1048576 bytes are too few.*half of 2097152 bytes",
+    ),
     "an unknown section": (GOOD + "[stores]\n", "stores: there is no such key"),
     "a bad duration": (changed('"30d"', '"30 days"'), r"tables\[0\]\.expire_after.*'30 days' is no duration.*such as"),
     "a duration without a unit": (changed('"1.5s"', "250"), r"trainer\.commit_interval: 250 is no duration"),
@@ -104,7 +109,8 @@ BROKEN = {
     ),
     "a wrong type": (changed("dim = 16", 'dim = "wide"'), r"tables\[0\]\.dim \(name 'video'\): .*valid integer"),
     "an unknown kind": (changed('"context.tab"\nkind = "id"', '"context.tab"\nkind = "idd"'), r"features\[1\]\.kind"),
-    "a number out of range": (changed("dim = 16", "dim = 0"), r"tables\[0\]\.dim.*greater than or equal to 1"),
+    "a number out of range": (changed("dim = 16", "dim = -1"), r"tables\[0\]\.dim.*greater than or equal to 0"),
+    "no vector": (changed("dim = 16", "dim = 0"), r"tables\.video\.dim: must be at least 1"),
     "a port out of range": (GOOD + "[ranker]\nport = 70000\n", r"ranker\.port: .*less than or equal to 65535"),
     "no tasks": (changed('[[tasks]]\nname = "click"\n', ""), "tasks: at least one is needed"),
     "a table that nobody uses": (
@@ -136,7 +142,7 @@ def test_a_fault_names_its_key(load, text, line):
 
 def test_all_faults_are_told_at_once(load):
     with pytest.raises(ConfigError) as caught:
-        load(GOOD.replace("dim = 16", "dim = 0").replace('"1.5s"', '"soon"') + "[metrics]\nport = -1\n")
+        load(GOOD.replace("dim = 16", "dim = -1").replace('"1.5s"', '"soon"') + "[metrics]\nport = -1\n")
     assert len(str(caught.value).splitlines()) == 3
 
 
@@ -306,3 +312,11 @@ def test_an_item_may_have_a_feature_whose_name_begins_as_a_label_does():
     for source in ("item.weight", "item.outcomes.play", "item.sampled.click"):
         with pytest.raises(ValueError, match="came after the impression"):
             feature("x", source=source)
+
+
+def test_slices_are_features_or_sources(load):
+    slices = 'slices = ["tab", "context.country", "time.hour"]\nslice_values = 5\ncommit_interval'
+    trainer = load(changed("commit_interval", slices)).trainer
+    assert (trainer.slices, trainer.slice_values) == (("tab", "context.country", "time.hour"), 5)
+    with pytest.raises(ConfigError, match=r"trainer\.slices: 'tab_x_video' is a feature of kind cross"):
+        load(changed("commit_interval", 'slices = ["tab_x_video"]\ncommit_interval'))

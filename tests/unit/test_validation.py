@@ -4,9 +4,20 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss, roc_auc_score
 
-from trainer.validation import Progress, auc, log_losses, quality
+from trainer.validation import (
+    UNNAMED,
+    Bin,
+    Progress,
+    auc,
+    by_value,
+    calibration_error,
+    log_losses,
+    quality,
+    reliability,
+)
 
 
 def examples(seed, size=5000, ties=False, rate=0.3):
@@ -127,3 +138,89 @@ def test_progress_takes_scores_of_zero_and_one():
     progress.add(np.array([0, 1, 1, 0], dtype=np.float32), np.array([0.0, 1.0, 0.0, 1.0]))
     assert progress.total().auc == pytest.approx(0.5)
     assert progress.recent().auc == pytest.approx(0.5)
+
+
+# Reliability
+
+
+@pytest.mark.parametrize(("seed", "ties"), [(6, False), (7, True), (8, False)])
+def test_the_reliability_table_is_scikit_learns_by_quantiles(seed, ties):
+    labels, scores = examples(seed, 3001, ties)
+    observed, predicted = calibration_curve(labels, scores, n_bins=10, strategy="quantile")
+    table = reliability(labels, scores)
+    assert [bin.predicted for bin in table] == pytest.approx(predicted.tolist(), rel=1e-12)
+    assert [bin.observed for bin in table] == pytest.approx(observed.tolist(), rel=1e-12)
+    assert sum(bin.examples for bin in table) == 3001
+    if not ties:
+        assert {bin.examples for bin in table} <= {300, 301}
+
+
+def test_equal_scores_are_one_bin():
+    assert reliability(np.array([0, 1.0, 1, 1]), np.full(4, 0.25)) == (Bin(0.25, 0.75, 4),)
+
+
+def test_calibration_error_by_hand():
+    table = (Bin(0.2, 0.3, 10), Bin(0.9, 0.7, 30))
+    assert calibration_error(table) == pytest.approx((10 * 0.1 + 30 * 0.2) / 40)
+    assert math.isnan(calibration_error(reliability(np.empty(0), np.empty(0))))
+
+
+def test_scores_that_are_the_truth_have_a_small_calibration_error_and_shifted_ones_their_shift():
+    rng = np.random.default_rng(9)
+    truth = rng.uniform(0.1, 0.6, 200_000)
+    labels = (rng.random(truth.size) < truth).astype(np.float64)
+    assert calibration_error(reliability(labels, truth)) < 0.006  # four standard errors of a bin's observed share
+    assert calibration_error(reliability(labels, truth + 0.2)) == pytest.approx(0.2, abs=0.006)
+
+
+@pytest.mark.parametrize("sizes", [[20_000], [64] * 312 + [32]])
+def test_the_reliability_of_progress_is_exact_over_the_window_and_close_over_everything(sizes):
+    labels, scores = examples(10, 20_000)
+    progress = added(labels, scores, sizes, window=3000)
+    observed, predicted = calibration_curve(labels[-3000:], scores[-3000:], n_bins=10, strategy="quantile")
+    recent = progress.recent_reliability()
+    assert [bin.predicted for bin in recent] == pytest.approx(predicted.tolist(), rel=1e-12)
+    assert [bin.observed for bin in recent] == pytest.approx(observed.tolist(), rel=1e-12)
+    observed, predicted = calibration_curve(labels, scores, n_bins=10, strategy="quantile")
+    total = progress.total_reliability()
+    assert [bin.predicted for bin in total] == pytest.approx(predicted.tolist(), abs=2e-3)
+    assert [bin.observed for bin in total] == pytest.approx(observed.tolist(), abs=0.01)
+    assert sum(bin.examples for bin in total) == 20_000
+    assert Progress(5).total_reliability() == Progress(5).recent_reliability() == ()
+
+
+# Slices
+
+
+def test_quality_by_value_is_that_of_each_values_examples_alone():
+    labels, scores = examples(11, 4000)
+    ids = np.random.default_rng(12).choice([7, -5, 3, 0, 12], 4000, p=[0.5, 0.25, 0.15, 0.06, 0.04])
+    rows = by_value(ids, labels, scores, values=3)
+    assert [row.id for row in rows] == [7, -5, 3, None]
+    for row in rows:
+        part = np.isin(ids, [0, 12]) if row.id is None else ids == row.id
+        assert row.examples == part.sum()
+        assert row.quality.auc == pytest.approx(roc_auc_score(labels[part], scores[part]), abs=1e-12)
+        assert row.quality.log_loss == pytest.approx(log_loss(labels[part], scores[part]), rel=1e-12)
+        assert row.quality.calibration == pytest.approx(scores[part].sum() / labels[part].sum(), rel=1e-12)
+
+
+def test_what_belongs_to_no_value_is_among_the_others_however_frequent():
+    rows = by_value(np.array([UNNAMED] * 5 + [4, 4, 9]), np.zeros(8), np.full(8, 0.5), values=1)
+    assert [(row.id, row.examples) for row in rows] == [(4, 2), (None, 6)]
+    assert by_value(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0), 3) == []
+
+
+def test_progress_by_value_is_that_of_the_window():
+    labels, scores = examples(13, 2000)
+    ids = np.random.default_rng(14).integers(0, 4, (2000, 2))
+    gappy = labels.astype(np.float32)
+    gappy[::3] = np.nan
+    progress = Progress(500, slices=2)
+    for at in range(0, 2000, 64):
+        progress.add(gappy[at : at + 64], scores[at : at + 64], ids[at : at + 64])
+    last = np.flatnonzero(~np.isnan(gappy))[-500:]
+    for row in progress.recent_by_value(1, values=4):
+        part = last[ids[last, 1] == row.id]
+        assert row.examples == part.size
+        assert row.quality.auc == pytest.approx(roc_auc_score(labels[part], scores[part]), abs=1e-12)

@@ -1,0 +1,225 @@
+"""Dolmen beside Vowpal Wabbit, River and a torch DeepFM on a hashed table: one stream, one rule, one run."""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.report import PAGE, replace, table
+from benchmarks.stream import STATISTICS_OF, Inputs, read, statistics
+from services.datasets.errors import DatasetError
+from services.datasets.reader import open_dataset
+from services.settings import load_settings
+from trainer.evaluation import evaluate
+from trainer.features import Featurizer
+
+REPEATS = 2
+HASHED_ROWS = 1 << 17
+DIM = 8
+Scores = tuple[float, NDArray[np.float64]]
+"""Seconds, and float64[N], each example's score before it was learned."""
+
+
+def dolmen(dataset: str) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """The shipped configuration: seconds, labels and scores."""
+    settings = load_settings(dataset=dataset)
+    definition = settings.definition()
+    task = definition.tasks[0].name
+    stream = open_dataset(dataset).columns_with_truth(Featurizer(definition).sources, [task])
+    found = evaluate(definition, stream, settings.trainer.batch_size)
+    return found.seconds, found.labels[:, 0].astype(np.float64), found.scores[:, 0]
+
+
+def river_logistic(inputs: Inputs, numbers: NDArray[np.float64], rate: float) -> Scores:
+    """River's logistic regression with Adagrad, one example at a time. Its dicts are made before the clock starts."""
+    from river import linear_model, optim
+
+    rows = []
+    for row, values in zip(inputs.rows(), numbers.tolist(), strict=True):
+        x: dict[Any, float] = {(f, key): 1.0 / len(keys) for f, keys in enumerate(row) for key in keys}
+        x.update(enumerate(values))
+        rows.append(x)
+    labels = (inputs.labels > 0.5).tolist()
+    model = linear_model.LogisticRegression(optim.AdaGrad(rate), l2=0.0, intercept_lr=0.01)
+    scores: list[float] = []
+    start = time.perf_counter()
+    for first, last in inputs.bounds():
+        scores += [model.predict_proba_one(x)[True] for x in rows[first:last]]
+        for i in range(first, last):
+            model.learn_one(rows[i], labels[i])
+    return time.perf_counter() - start, np.array(scores)
+
+
+def _wabbit_lines(inputs: Inputs, numbers: NDArray[np.float64]) -> Iterator[str]:
+    for row, values in zip(inputs.rows(), numbers.tolist(), strict=True):
+        fields = [f"|f{f} " + " ".join(f"{key}:{1 / len(keys):.6g}" for key in keys) for f, keys in enumerate(row)]
+        yield " ".join(fields) + " |n " + " ".join(f"{n}:{value:.6g}" for n, value in enumerate(values))
+
+
+def vowpal_wabbit(inputs: Inputs, numbers: NDArray[np.float64], rate: float) -> Scores:
+    """Vowpal Wabbit's adaptive, normalised, invariant updates. Its text is made before the clock starts."""
+    import vowpalwabbit
+
+    lines = list(_wabbit_lines(inputs, numbers))
+    labelled = [("1 " if y > 0.5 else "-1 ") + line for y, line in zip(inputs.labels.tolist(), lines, strict=True)]
+    model = vowpalwabbit.Workspace(f"--loss_function logistic --link logistic --quiet -b 24 -l {rate}")
+    scores: list[float] = []
+    start = time.perf_counter()
+    for first, last in inputs.bounds():
+        if last - first == 1:  # its own prediction before the update saves parsing the line twice
+            example = model.parse(labelled[first])
+            model.learn(example)
+            scores.append(example.get_simplelabel_prediction())
+            model.finish_example(example)
+            continue
+        scores += [model.predict(line) for line in lines[first:last]]
+        for line in labelled[first:last]:
+            model.learn(line)
+    seconds = time.perf_counter() - start
+    model.finish()
+    return seconds, np.array(scores)
+
+
+class DeepFM(torch.nn.Module):
+    """What a stranger writes first: linear, pairs and a network over one hashed table.
+
+    **Source**: Guo et al. 2017, DeepFM (arXiv 1703.04247).
+    """
+
+    def __init__(self, fields: int, numbers: int) -> None:
+        super().__init__()
+        self.fields = fields
+        self.table = torch.nn.EmbeddingBag(HASHED_ROWS, 1 + DIM, mode="mean", sparse=True)
+        torch.nn.init.normal_(self.table.weight, std=0.01)
+        width = fields * DIM + numbers
+        self.network = torch.nn.Sequential(torch.nn.Linear(width, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+        self.linear = torch.nn.Linear(numbers, 1) if numbers else None
+
+    def forward(self, ids: torch.Tensor, offsets: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """Logits float32[B] of flat ids int64[K], offsets int64[B * F] and numbers float32[B, M]."""
+        rows = self.table(ids, offsets).view(-1, self.fields, 1 + DIM)
+        vectors = rows[:, :, 1:]
+        pairs = 0.5 * (vectors.sum(1).square() - vectors.square().sum(1)).sum(1)
+        logits = rows[:, :, 0].sum(1) + pairs + self.network(torch.cat([vectors.flatten(1), numbers], 1))[:, 0]
+        return logits if self.linear is None else logits + self.linear(numbers)[:, 0]
+
+
+def torch_deepfm(inputs: Inputs, numbers: NDArray[np.float64], rate: float, batch_size: int = 64) -> Scores:
+    """Torch's sparse Adagrad for the table, Adam for the network, gradients averaged over the batch."""
+    torch.manual_seed(1)
+    width = len(inputs.fields)
+    counts = np.diff(inputs.offsets)
+    salt = np.array([xxhash.xxh3_64_intdigest(name.encode()) >> 1 for name in inputs.fields], dtype=np.int64)
+    salts = np.repeat(np.tile(salt, inputs.labels.size), counts)
+    places = torch.from_numpy((inputs.ids ^ salts) % HASHED_ROWS)
+    offsets = torch.from_numpy(inputs.offsets)
+    values = torch.from_numpy(numbers.astype(np.float32))
+    labels = torch.from_numpy(inputs.labels.astype(np.float32))
+    model = DeepFM(width, numbers.shape[1])
+    dense = [p for name, p in model.named_parameters() if not name.startswith("table")]
+    optimizers = (torch.optim.Adagrad(model.table.parameters(), lr=rate), torch.optim.Adam(dense, lr=1e-3))
+    scores: list[float] = []
+    start = time.perf_counter()
+    for first, last in inputs.bounds(batch_size):
+        begin, end = int(inputs.offsets[first * width]), int(inputs.offsets[last * width])
+        logits = model(places[begin:end], offsets[first * width : last * width] - begin, values[first:last])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[first:last])
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        scores += logits.tolist()
+    return time.perf_counter() - start, np.array(scores)
+
+
+Learner = Callable[[Inputs, NDArray[np.float64], float], Scores]
+PEERS: tuple[tuple[str, str, Learner, float, float], ...] = (
+    ("Vowpal Wabbit", "vowpalwabbit", vowpal_wabbit, 0.5, 0.1),
+    ("River, logistic regression", "river", river_logistic, 0.05, 0.03),
+    ("torch DeepFM, hashed table", "torch", torch_deepfm, 0.02, 0.02),
+)
+"""Name, package, learner, learning rates without and with statistics: the best of a few on KuaiRand's first half."""
+
+
+def _row(name: str, seconds: float, labels: NDArray[np.float64], scores: NDArray[np.float64]) -> dict[str, Any]:
+    half = labels.size // 2
+    return {
+        "learner": name,
+        "auc": float(roc_auc_score(labels > 0.5, scores)),
+        "auc_second_half": float(roc_auc_score(labels[half:] > 0.5, scores[half:])),
+        "examples_per_second": labels.size / seconds,
+    }
+
+
+def run(dataset: str) -> list[dict[str, Any]]:
+    """Dolmen's shipped configuration, then every peer without and with streaming statistics; the faster of the runs.
+
+    A peer's time with statistics has the time of keeping them.
+    """
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Sparse invariant checks", category=UserWarning)
+    seconds, labels, scores = min((dolmen(dataset) for _ in range(REPEATS)), key=lambda found: found[0])
+    rows = [_row("Dolmen, as shipped", seconds, labels, scores)]
+    inputs = read(dataset)
+    start = time.perf_counter()
+    known = statistics(inputs, STATISTICS_OF[dataset])
+    keeping = time.perf_counter() - start
+    for name, package, learner, rate, rate_with in PEERS:
+        if find_spec(package) is None:
+            rows.append({"learner": f"{name}: left out, there is no package {package} for this Python here"})
+            continue
+        both = np.concatenate([inputs.numbers, known], 1)
+        for text, numbers, its_rate, more in (
+            ("", inputs.numbers, rate, 0.0),
+            (" + statistics", both, rate_with, keeping),
+        ):
+            seconds, scores = min((learner(inputs, numbers, its_rate) for _ in range(REPEATS)), key=lambda f: f[0])
+            rows.append(_row(name + text, seconds + more, inputs.labels, scores))
+    return rows
+
+
+def text_of(dataset: str, rows: list[dict[str, Any]]) -> str:
+    """A Markdown table under the data set's name."""
+    body = [
+        [row["learner"], *("" if key not in row else f"{row[key]:{form}}" for key, form in _COLUMNS)] for row in rows
+    ]
+    return f"**{dataset}**\n\n" + table(["learner", "AUC", "AUC, second half", "examples/s"], body)
+
+
+_COLUMNS = (("auc", ".4f"), ("auc_second_half", ".4f"), ("examples_per_second", ",.0f"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "datasets", nargs="*", help=f"some of {', '.join(STATISTICS_OF)}; default: those that are there"
+    )
+    parser.add_argument("--json", action="store_true", help="print rows, and leave the page alone")
+    arguments = parser.parse_args()
+    texts = []
+    for dataset in arguments.datasets or STATISTICS_OF:
+        try:
+            rows = run(dataset)
+        except DatasetError as error:
+            if arguments.datasets:
+                raise SystemExit(str(error)) from None
+            print(f"{dataset}: left out: {error}", flush=True)
+            continue
+        texts.append(text_of(dataset, rows))
+        print("\n".join(json.dumps(row) for row in rows) if arguments.json else texts[-1], flush=True)
+    if not arguments.json:
+        PAGE.write_text(replace(PAGE.read_text(), "peers", "\n\n".join(texts)))
+
+
+if __name__ == "__main__":
+    main()
