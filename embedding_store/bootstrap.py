@@ -123,8 +123,21 @@ def _current(log: CommitLog) -> tuple[bytes, bytes]:
     return definition or b"", layouts or b""
 
 
+MakeShard = Callable[[Schema, bytes], Shard]
+"""Makes a shard for the present schema and layouts."""
+
+
+def whole(learning: bool) -> MakeShard:
+    """Shards that hold every row."""
+    return lambda schema, layouts: Shard(schema.tables, schema.seed, learning, schema.admission, layouts)
+
+
 def bootstrap(
-    log: CommitLog, learning: bool, lease_ms: int = 30_000, define: Callable[[bytes], Schema] = stored_schema
+    log: CommitLog,
+    learning: bool,
+    lease_ms: int = 30_000,
+    define: Callable[[bytes], Schema] = stored_schema,
+    make: MakeShard | None = None,
 ) -> Snapshot | None:
     """Reads a shard, up to the last commit.
 
@@ -133,6 +146,7 @@ def bootstrap(
         learning: Whether the rows keep their optimizer state.
         lease_ms: How long trimming is held back after the last sign of life.
         define: What to hold, from the stored definition.
+        make: The shard to fill; default: one that holds every row.
 
     Returns:
         The shard, or None for an empty store.
@@ -143,7 +157,7 @@ def bootstrap(
         NotEmpty: If a load was broken off here.
         StoreUnavailable: If Redis did not answer.
     """
-    return read_shard(log, learning, lease_ms, define, Snapshot)
+    return read_shard(log, learning, lease_ms, define, Snapshot, make)
 
 
 def read_shard(
@@ -152,6 +166,7 @@ def read_shard(
     lease_ms: int,
     define: Callable[[bytes], Schema],
     make: Callable[[Shard, CommitId], S],
+    make_shard: MakeShard | None = None,
 ) -> S | None:
     """As :func:`bootstrap`; `make` gives what takes rows and commits, from an empty shard and the mark."""
     for _ in range(_ATTEMPTS):
@@ -164,7 +179,7 @@ def read_shard(
                     return None
                 continue
             schema = define(definition)
-            shard = Shard(schema.tables, schema.seed, learning, schema.admission, layouts)
+            shard = (make_shard or whole(learning))(schema, layouts)
             snapshot = make(shard, mark)
             _read_parts(log, snapshot)
             faults: dict[str, BadBytes] = {}

@@ -85,6 +85,11 @@ class RowSet:
         return self._touched.counts
 
     @property
+    def away(self) -> NDArray[np.int64]:
+        """Rows of each table that are in Redis only: int64[T]."""
+        return np.zeros_like(self._touched.counts)
+
+    @property
     def admitted(self) -> NDArray[np.int64]:
         """Ids that got a row here: int64[T]."""
         return self._touched.admitted
@@ -170,10 +175,10 @@ class RowSet:
         cold = np.asarray(entries["flags"] & codec.COLD != 0)
         self.rows.reserve(self.index.rows_end + ids.size, ids.size * width)
         found = np.empty(ids.size, dtype=np.int64)
-        done = 0
+        done, counts = 0, self._touched.counts
         while (
             done := upsert(
-                self.index.arrays, self.rows.arrays, self._layouts, table, layout, cold, ids, found, self.counts, done
+                self.index.arrays, self.rows.arrays, self._layouts, table, layout, cold, ids, found, counts, done
             )
         ) < ids.size:
             self.index.grow()
@@ -187,7 +192,7 @@ class RowSet:
 
     def remove(self, table: int, ids: NDArray[np.int64]) -> None:
         """Removes rows. Idempotent."""
-        self.counts[table] -= forget(self.rows.arrays, self._layouts, self.index.remove(table, ids))
+        self._touched.counts[table] -= forget(self.rows.arrays, self._layouts, self.index.remove(table, ids))
 
     def clear(self, table: int) -> None:
         """Removes every row of a table and makes its cold row a new one."""

@@ -235,7 +235,12 @@ def expired_rows(
 
 @numba.njit(nogil=True, cache=True)
 def reencode_stale(
-    rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, first: int, last: int, seq: int, touched: TouchArrays
+    rows: RowArrays,
+    layouts: LayoutArrays,
+    tables: TableArrays,
+    some: NDArray[np.int64],
+    seq: int,
+    touched: TouchArrays,
 ) -> None:
     """Re-encodes those of some rows that the present plan has otherwise, and marks them as changed.
 
@@ -243,12 +248,11 @@ def reencode_stale(
         rows: Of the shard; strips for all of them are to be had.
         layouts: Of the shard.
         tables: Of the shard.
-        first: First row to look at.
-        last: One past the last.
+        some: int64[n], the rows to look at.
         seq: Number of the commit in the making.
         touched: Takes the marks.
     """
-    for row in range(first, last):
+    for row in some:
         header = rows.headers[row]
         if header.at >= 0:
             present = layout_of(layouts, np.int64(header.table), np.int64(header.count))

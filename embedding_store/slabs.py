@@ -27,6 +27,7 @@ HEADER = np.dtype(
 """40 bytes a row."""
 
 MAX_WIDTH = 4096
+FREE = MAX_WIDTH + 1  # place in `heads`
 _HALF = 1 << 24  # float32 holds integers below this exactly
 
 
@@ -36,7 +37,8 @@ class RowArrays(NamedTuple):
     Attributes:
         headers: HEADER[rows].
         memory: float32[·], the strips.
-        heads: int64[MAX_WIDTH + 1], first free strip of each width, -1 for none; at 0, where unused memory begins.
+        heads: int64[MAX_WIDTH + 2], first free strip of each width, -1 for none; at 0, where unused memory begins; at
+            FREE, numbers in free strips.
     """
 
     headers: NDArray[np.void]
@@ -50,6 +52,7 @@ def allocate(rows: RowArrays, width: int) -> int:
     at = rows.heads[width]
     if at >= 0:
         rows.heads[width] = np.int64(rows.memory[at]) * _HALF + np.int64(rows.memory[at + 1]) - 1
+        rows.heads[FREE] -= width
     else:
         at = rows.heads[0]
         rows.heads[0] += width
@@ -63,6 +66,7 @@ def release(rows: RowArrays, at: int, width: int) -> None:
     rows.memory[at] = np.float32(following // _HALF)
     rows.memory[at + 1] = np.float32(following % _HALF)
     rows.heads[width] = at
+    rows.heads[FREE] += width
 
 
 class Rows:
@@ -71,8 +75,8 @@ class Rows:
     def __init__(self) -> None:
         self._headers = Arena(HEADER)
         self._memory = Arena(np.float32, (), 1 << 14)
-        self._heads = np.full(MAX_WIDTH + 1, -1, dtype=np.int64)
-        self._heads[0] = 0
+        self._heads = np.full(MAX_WIDTH + 2, -1, dtype=np.int64)
+        self._heads[[0, FREE]] = 0
 
     @property
     def arrays(self) -> RowArrays:
@@ -98,3 +102,8 @@ class Rows:
     def memory_bytes(self) -> int:
         """Bytes of all strips ever used."""
         return 4 * int(self._heads[0])
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the strips that hold a row."""
+        return 4 * int(self._heads[0] - self._heads[FREE])

@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings
+from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings, least_budget
 from trainer.definition import Definition, define
 from trainer.settings import (
     EventsSettings,
@@ -76,7 +76,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.definition()
+        least = least_budget(self.definition().tables, self.admission)
+        if self.trainer.memory_budget is not None and self.trainer.memory_budget < least:
+            raise ValueError(
+                f"trainer.memory_budget: {self.trainer.memory_budget} bytes are too few; filters and an empty index "
+                f"need half of {least} bytes, admission.memory among them"
+            )
         Slices(self.trainer.slices, self.features)
         return self
 

@@ -219,7 +219,11 @@ def plan(
             value = None if file is None else orjson.loads(file.read_bytes())
         except orjson.JSONDecodeError as error:
             _fail(f"{file}: is not JSON: {error}")
-        propose(log, Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset))
+        wanted = Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset)
+        try:
+            propose(log, wanted)
+        except ValueError as error:
+            _fail(str(error))
     typer.echo(
         f"the trainer takes the plan of {table!r} over at its next commit"
         if from_offset is None
