@@ -42,7 +42,9 @@ class Shard(RowSet):
             fields: Of the batch.
         """
         flat = np.empty((batch.offsets.size - 1, 1 + self.dim), dtype=np.float32)
-        gather(self.rows.arrays, self._layouts, self._table_arrays, rows, batch.offsets, fields.means, flat)
+        gather(
+            self.rows.arrays, self._layouts, self._table_arrays, batch.ids, rows, batch.offsets, fields.means, flat
+        )  # fmt: skip
         out = flat.reshape(-1, fields.means.size, 1 + self.dim)
         for f, matrix in self._matrices(fields):
             out[:, f, 1 : 1 + len(matrix)] = out[:, f, 1 : 1 + len(matrix)] @ matrix.T

@@ -224,6 +224,18 @@ def _remove_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: N
         rows[i] = remove(index, table, ids[i])
 
 
+@numba.njit(nogil=True, cache=True)
+def _list_rows(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> int:
+    n = 0
+    for slot in range(index.control[SEGMENTS] * SEGMENT_SLOTS):
+        word = index.slots[slot, 1]
+        if (word >> _ROW_BITS) == table + 1:
+            ids[n] = index.slots[slot, 0]
+            rows[n] = word & _ROW_MASK
+            n += 1
+    return n
+
+
 class HashIndex:
     """Maps (table, id) to rows 0, 1, 2, … and hands rows of removed ids out again.
 
@@ -286,6 +298,12 @@ class HashIndex:
     def reserve_free(self, count: int) -> None:
         """Makes room for so many removals."""
         self._free.reserve(int(self._control[FREE]) + count)
+
+    def entries(self, table: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Every id of a table and its row, in no order: int64[n], int64[n]. Passes over the whole index."""
+        ids, rows = np.empty(len(self), dtype=np.int64), np.empty(len(self), dtype=np.int64)
+        count = _list_rows(self.arrays, table, ids, rows)
+        return ids[:count].copy(), rows[:count].copy()
 
     def lookup(self, table: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of ids: int64[N] -> int64[N], -1 where absent."""
