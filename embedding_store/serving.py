@@ -8,8 +8,8 @@ stay float32: they are few numbers, and each moves a score by itself. A strip be
 codec   vector of d numbers            error of a number v
 ======= ============================== ======================================================================
 float32 d words                        0
-float16 d half words                   at most \\|v\\| / 2^11, or 2^-25 below 2^-14; beyond ±65504 it is ±65504
-int8    a word, the scale; d bytes     at most half the scale, which is the vector's largest \\|v\\| / 127
+float16 d half words                   at most abs(v) / 2^11, or 2^-25 below 2^-14; beyond ±65504 it is ±65504
+int8    a word, the scale; d bytes     at most half the scale, which is the vector's largest abs(v) / 127; or 1e-42
 ======= ============================== ======================================================================
 
 A number that is none becomes 0 in float16 and int8.
@@ -27,6 +27,7 @@ Codec = Literal["float32", "float16", "int8"]
 EXACT, HALF, BYTE = 0, 1, 2
 KINDS: dict[str, int] = {name: kind for kind, name in enumerate(get_args(Codec))}
 _LARGEST = 65504.0
+_LARGEST_BYTES = np.float32(3.4e38)  # its scale times 127 is still a float32
 _STEPS = 127
 
 
@@ -51,7 +52,7 @@ def encode(kind: int, values: NDArray[np.float32], lead: int) -> NDArray[np.uint
     if kind == HALF:
         words.view("<f2")[:, 2 * lead : 2 * lead + dim] = np.clip(vectors, -_LARGEST, _LARGEST)
     elif dim:
-        bounded = np.clip(vectors, np.finfo(np.float32).min, np.finfo(np.float32).max)
+        bounded = np.clip(vectors, -_LARGEST_BYTES, _LARGEST_BYTES)
         scales = np.abs(bounded).max(axis=1) / np.float32(_STEPS)
         words[:, lead] = scales.view("<u4")
         steps = np.rint(bounded / np.where(scales > 0, scales, np.float32(1.0))[:, None])
