@@ -12,13 +12,17 @@ from embedding_store.codec import FILTER, decode_rows
 from embedding_store.commit import ROOT, Commit, CommitId, decode
 from embedding_store.errors import BadBytes, LogTrimmed, NotEmpty
 from embedding_store.layout import LAYOUT
-from embedding_store.log import CommitLog
+from embedding_store.log import CommitLog, Entry
 from embedding_store.redis_client import translated
-from embedding_store.rows import scan_rows
+from embedding_store.rows import read_cold_row, scan_rows
+from embedding_store.serving import Codec
 from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.shard import Shard
+from embedding_store.tail import Tail
 
 _ATTEMPTS = 20
+_AHEAD_S = 0.25
+"""How often the log is read ahead while rows are read."""
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class Snapshot:
     def apply(self, commit_id: CommitId, commit: Commit) -> None:
         """Goes one commit on."""
         shard = self.shard
+        shard.seq = commit_id.seq
         if "layouts" in commit.parts:
             shard.load_layouts(commit.parts["layouts"])
         self.dropped.update(commit.dropped)
@@ -108,16 +113,36 @@ def _current(log: CommitLog) -> tuple[bytes, bytes]:
     return definition or b"", layouts or b""
 
 
+MakeShard = Callable[[Schema, bytes], Shard]
+"""An empty shard for a schema and the layouts that are stored."""
+
+
+def whole(learning: bool, codec: Codec = "float32") -> MakeShard:
+    """Shards that hold every row."""
+    return lambda schema, layouts: Shard(
+        schema.tables, schema.seed, learning, schema.admission, layouts, codec=codec
+    )  # fmt: skip
+
+
 def bootstrap(
-    log: CommitLog, learning: bool, lease_ms: int = 30_000, define: Callable[[bytes], Schema] = stored_schema
+    log: CommitLog,
+    learning: bool,
+    lease_ms: int = 30_000,
+    define: Callable[[bytes], Schema] = stored_schema,
+    make: MakeShard | None = None,
+    ahead_bytes: int = 64 << 20,
+    heard: Callable[[CommitId], None] = lambda _: None,
 ) -> Snapshot | None:
-    """Reads a shard, up to the last commit.
+    """Reads a shard, up to the last commit. What is committed meanwhile is read ahead, so that the log can be trimmed.
 
     Args:
         log: Of the shard.
         learning: Whether the rows keep their optimizer state.
         lease_ms: How long trimming is held back after the last sign of life.
         define: What to hold, from the stored definition.
+        make: The shard to fill; default: one that holds every row.
+        ahead_bytes: Most that is read ahead; what comes then is held in the log by the lease.
+        heard: Told of the last commit that is known of, now and again.
 
     Returns:
         The shard, or None for an empty store.
@@ -137,20 +162,22 @@ def bootstrap(
                 if _is_empty(log):
                     return None
                 continue
-            schema = define(definition)
-            shard = Shard(schema.tables, schema.seed, learning, schema.admission, layouts)
+            shard = (make or whole(learning))(define(definition), layouts)
             snapshot = Snapshot(shard, mark)
+            tail = Tail(log, mark, ahead_bytes)
             _read_parts(log, snapshot)
             faults: dict[str, BadBytes] = {}
             for name in [*shard.number, *([FILTER] if learning else [])]:
                 try:
                     for _ in _read_rows(log, shard, name):
-                        if time.monotonic() - leased > lease_ms / 3000:
-                            log.lease(reader, lease_ms, mark)
+                        if time.monotonic() - leased > min(_AHEAD_S, lease_ms / 3000):
+                            tail.read()
+                            log.lease(reader, lease_ms, tail.at)
+                            heard(tail.at)
                             leased = time.monotonic()
                 except BadBytes as error:
                     faults[name] = error  # none if these rows are of a table that was dropped, and made anew since
-            catch_up(log, snapshot)
+            catch_up(log, snapshot, tail)
             for name, fault in faults.items():
                 if name not in snapshot.dropped:
                     raise fault
@@ -197,30 +224,37 @@ def _read_parts(log: CommitLog, snapshot: Snapshot) -> None:
 
 
 def _read_rows(log: CommitLog, shard: Shard, table: str) -> Iterator[None]:
-    """Applies the stored rows of a table, some at each step."""
+    """Applies the stored rows of a table, some at each step; of a shard that holds but some, the cold row."""
     settings = None if table == FILTER else shard.tables[shard.number[table]]
-    for _, fields, rows in scan_rows(log, table):
+    found = scan_rows(log, table) if shard.is_whole else read_cold_row(log, table)
+    for _, fields, rows in found:
         for block in decode_rows(settings, fields, rows):
             shard.apply(block)
         yield
 
 
-def catch_up(log: CommitLog, snapshot: Snapshot) -> None:
-    """Applies every entry past the snapshot's commit.
+def catch_up(log: CommitLog, snapshot: Snapshot, tail: Tail | None = None) -> None:
+    """Applies every entry past the snapshot's commit, first those that were read ahead.
 
     Raises:
         LogTrimmed: If an entry in between is gone.
     """
+    for entry in tail.entries() if tail else ():
+        _take(snapshot, entry)
     while True:
         entries = log.read(snapshot.id)
         for entry in entries:
             if entry.prev != snapshot.id:
                 raise LogTrimmed(f"commit {entry.id} follows {entry.prev}, not {snapshot.id}")
-            snapshot.apply(entry.id, decode(entry.data))
-            snapshot.tail_bytes.append((entry.id, len(entry.data)))
+            _take(snapshot, entry)
         if not entries:
             if log.state().head != snapshot.id:
                 if log.read(snapshot.id, count=1):
                     continue
                 raise LogTrimmed(f"the last commit is {log.state().head}, but nothing follows {snapshot.id}")
             return
+
+
+def _take(snapshot: Snapshot, entry: Entry) -> None:
+    snapshot.apply(entry.id, decode(entry.data))
+    snapshot.tail_bytes.append((entry.id, len(entry.data)))

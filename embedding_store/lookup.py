@@ -170,9 +170,7 @@ def gather(
                 if place >= 0:
                     out[s, 1 + k] += number(rows, kind, at, place)
                 elif row >= tables.dims.size:
-                    out[s, 1 + k] += np.float32(
-                        initial_value(tables.seeds[table], ids[j], k, tables.knobs[table, 0])
-                    )
+                    out[s, 1 + k] += np.float32(initial_value(tables.seeds[table], ids[j], k, tables.knobs[table, 0]))
         if last - first > 1 and means[s % means.size]:
             share = np.float32(1.0 / (last - first))
             for k in range(width):

@@ -37,9 +37,12 @@ class RowSet:
 
     Attributes:
         clock_ms: Highest event time learned from, ms since the epoch.
-        seq: Number of the commit in the making.
+        seq: Number of the commit in the making, or of the one that is being applied.
+        is_whole: Whether it holds every row.
         layouts: Which numbers the rows hold. Change plans by :meth:`Shard.set_plan`.
     """
+
+    is_whole = True
 
     def __init__(
         self,
@@ -236,7 +239,8 @@ class RowSet:
         ids, rows = self.index.entries(table)
         headers = self.rows.headers[rows]
         live = (headers["at"] >= 0) & (self.clock_ms - headers["last_seen"] <= self._table_arrays.expire_ms[table])
-        return rows[live][np.argsort(ids[live].view(np.uint64))]
+        ordered: NDArray[np.int64] = rows[live][np.argsort(ids[live].view(np.uint64))]
+        return ordered
 
     def widths(self, table: int) -> dict[str, int]:
         """How many rows of a table, those that are there and not expired, keep how many numbers of the vector."""
@@ -252,6 +256,13 @@ class RowSet:
         )
         return int(self.counts[table]) * (
             codec.HEADER_BYTES + codec.ID_BYTES + 4 * (settings.lead + dim + settings.state_width(dim))
+        )
+
+    def held_bytes(self, table: int) -> int:
+        """How many bytes the rows of a table take here at most: as many as if all were as wide as the widest."""
+        strip = 4 * self._widest_of(np.array([table]))
+        return int(self.counts[table]) * (strip + self.rows.header_bytes) + int(
+            self.index.nbytes * self.counts[table] // max(1, len(self.index))
         )
 
     @property

@@ -66,7 +66,7 @@ def half(bits: np.uint16) -> np.float32:
     """The float32 that 16 bits of a finite float16 stand for."""
     word = np.uint32(bits)
     shifted = np.uint32((word & np.uint32(0x7FFF)) << np.uint32(13))
-    value = shifted.view(np.float32) * np.float32(2.0**112)  # moves the exponent, of subnormal numbers too
+    value: np.float32 = shifted.view(np.float32) * np.float32(2.0**112)  # moves the exponent, of subnormal numbers too
     return -value if word & np.uint32(0x8000) else value
 
 

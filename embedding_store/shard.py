@@ -33,6 +33,10 @@ class Shard(RowSet):
         )  # fmt: skip
         return found
 
+    def take_misses(self) -> dict[int, NDArray[np.int64]]:
+        """Ids by table that lookups since the last call did not find although the store may have them: int64[n]."""
+        return {}
+
     def gather(self, rows: NDArray[np.int64], batch: Occurrences, fields: Fields) -> NDArray[np.float32]:
         """Pooled rows of each field at full width: float32[B, F, 1 + K]; first the linear weight, then the vector.
 

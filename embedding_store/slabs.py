@@ -34,7 +34,7 @@ _NARROW_WORDS = (1 << 31) - 1
 """Memory that :data:`READ_HEADER` can point into, just below 8 GiB."""
 
 MAX_WIDTH = 4096
-IDLE = MAX_WIDTH + 1  # place in `heads`
+FREE = MAX_WIDTH + 1  # place in `heads`
 _HALF = 1 << 24  # float32 holds integers below this exactly
 
 
@@ -47,7 +47,7 @@ class RowArrays(NamedTuple):
         halves: uint16[·], the same memory.
         bytes: int8[·], the same memory.
         heads: int64[MAX_WIDTH + 2], first free strip of each width, -1 for none; at 0, where unused memory begins; at
-            the end, words in free strips.
+            FREE, words in free strips.
     """
 
     headers: NDArray[np.void]
@@ -63,7 +63,7 @@ def allocate(rows: RowArrays, width: int) -> int:
     at = rows.heads[width]
     if at >= 0:
         rows.heads[width] = np.int64(rows.memory[at]) * _HALF + np.int64(rows.memory[at + 1]) - 1
-        rows.heads[IDLE] -= width
+        rows.heads[FREE] -= width
     else:
         at = rows.heads[0]
         rows.heads[0] += width
@@ -77,7 +77,7 @@ def release(rows: RowArrays, at: int, width: int) -> None:
     rows.memory[at] = np.float32(following // _HALF)
     rows.memory[at + 1] = np.float32(following % _HALF)
     rows.heads[width] = at
-    rows.heads[IDLE] += width
+    rows.heads[FREE] += width
 
 
 class Rows:
@@ -91,7 +91,7 @@ class Rows:
         self._headers = Arena(READ_HEADER if reading else HEADER)
         self._memory = Arena(np.float32, (), 1 << 14)
         self._heads = np.full(MAX_WIDTH + 2, -1, dtype=np.int64)
-        self._heads[0] = self._heads[IDLE] = 0
+        self._heads[0] = self._heads[FREE] = 0
 
     @property
     def arrays(self) -> RowArrays:
@@ -136,6 +136,6 @@ class Rows:
         return 4 * int(self._heads[0])
 
     @property
-    def idle_bytes(self) -> int:
-        """Bytes of strips that no row has now."""
-        return 4 * int(self._heads[IDLE])
+    def live_bytes(self) -> int:
+        """Bytes of the strips that hold a row."""
+        return 4 * int(self._heads[0] - self._heads[FREE])

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.bootstrap import Snapshot
+from embedding_store.cached_shard import Misses, Tally
+from embedding_store.shard import Shard
 from services.ranker.intake import Checker, item_place, take_events
 from services.ranker.metrics import RankerMetrics
 from services.ranker.problems import bad_field, unavailable
@@ -25,6 +27,9 @@ from trainer.features import BadValue
 NAME = "default"
 _SENDERS = 4
 _MAX_SENDING = 64
+_FETCHERS = 4
+_FETCHES = 3
+"""Round trips of one request at most: the first for all ids that it names, others for ids that their rows name."""
 
 
 class FollowedShard(Protocol):
@@ -33,6 +38,11 @@ class FollowedShard(Protocol):
     lock: threading.Lock
     snapshot: Snapshot | None
     error: str | None
+
+    tally: Tally
+
+    def fetch(self, shard: Shard, misses: Misses) -> bool:
+        """Reads rows that are not in memory; says whether to look up again."""
 
     @property
     def age_ms(self) -> float | None:
@@ -54,6 +64,21 @@ class Limits:
 
     ready_lag_ms: int
     max_ahead_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What scoring gave.
+
+    Attributes:
+        probabilities: float64[B, T].
+        commit: Number of the commit that it was scored with.
+        misses: Ids that were scored by their cold rows, although the store may have rows of theirs.
+    """
+
+    probabilities: NDArray[np.float64]
+    commit: int
+    misses: Misses
 
 
 def wall_ms() -> int:
@@ -90,13 +115,15 @@ class RankerService:
         self._now_ms = now_ms
         self._scorers = ThreadPoolExecutor(1, "scorer")
         self._senders = ThreadPoolExecutor(_SENDERS, "sender")
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetcher")
         self._sending = 0
-        metrics.watch(lambda: replica.lag_commits)
+        metrics.watch(replica, lambda: None if follower.model is None else follower.model.scorer.shard)
 
     def close(self) -> None:
         """Ends the threads; waits for nobody."""
         self._scorers.shutdown(wait=False, cancel_futures=True)
         self._senders.shutdown(wait=False, cancel_futures=True)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
 
     # Ranking
 
@@ -116,7 +143,7 @@ class RankerService:
             scored = await self._score(model, batch)
             if scored is not None:
                 break
-        probabilities, commit = scored
+        probabilities, commit = scored.probabilities, scored.commit
         scores = probabilities[:, model.score_task]
         values = scores.tolist()
         rows = probabilities.tolist()
@@ -130,7 +157,18 @@ class RankerService:
             ],
         }
 
-    async def _score(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
+    async def _score(self, model: Model, batch: Batch) -> Scored | None:
+        """Scores; as long as rows are not in memory, reads them off the event loop and scores again."""
+        loop = asyncio.get_running_loop()
+        for turn in range(_FETCHES + 1):
+            scored = await self._score_once(model, batch)
+            if scored is None or not scored.misses or turn == _FETCHES:
+                break
+            if not await loop.run_in_executor(self._fetchers, self._replica.fetch, model.scorer.shard, scored.misses):
+                break
+        return scored
+
+    async def _score_once(self, model: Model, batch: Batch) -> Scored | None:
         """In place when the lock is free; else in a thread, so that the event loop never waits for a commit."""
         lock = self._replica.lock
         if lock.acquire(blocking=False):
@@ -140,15 +178,16 @@ class RankerService:
                 lock.release()
         return await asyncio.get_running_loop().run_in_executor(self._scorers, self._score_waiting, model, batch)
 
-    def _score_waiting(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
+    def _score_waiting(self, model: Model, batch: Batch) -> Scored | None:
         with self._replica.lock:
             return self._score_locked(model, batch)
 
-    def _score_locked(self, model: Model, batch: Batch) -> tuple[NDArray[np.float64], int] | None:
-        """Probabilities and their commit, or None if the replica has started anew since the batch was featurized."""
+    def _score_locked(self, model: Model, batch: Batch) -> Scored | None:
+        """None if the replica has started anew since the batch was featurized."""
         if self._follower.model is not model:
             return None
-        return model.scorer.probabilities(batch), self._follower.commit
+        probabilities = model.scorer.probabilities(batch)
+        return Scored(probabilities, self._follower.commit, model.scorer.shard.take_misses())
 
     def _model(self) -> Model:
         model = self._follower.model

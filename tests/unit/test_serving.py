@@ -138,7 +138,7 @@ def test_a_rows_place_is_used_again_when_its_layout_changes(codec):
         reader.load_layouts(shard.parts()["layouts"])
         for block in shard.take_changes()[0]:
             reader.apply(block)
-    used = reader.rows.memory_bytes - reader.rows.idle_bytes
+    used = reader.rows.live_bytes
     assert used < before
     assert reader.rows.memory_bytes <= before + used
     assert np.abs(pooled(reader, EVERY) - pooled(shard, EVERY)).max() < 0.01
