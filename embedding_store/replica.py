@@ -121,7 +121,6 @@ class Replica:
         """
         if self._fetcher is None or not isinstance(shard, CachedShard):
             return False
-        asked = sum(ids.size for ids in misses.values())
         with self.lock:
             begun = shard.begin_fetch()
         stored = None
@@ -129,13 +128,17 @@ class Replica:
             stored = self._fetcher.fetch({shard.tables[table].name: ids for table, ids in misses.items()})
         finally:
             with self.lock:
+                self._settle(shard, misses, stored)
                 shard.end_fetch(begun)
-                self.tally.fetched += asked
-                if stored is None:
-                    self.tally.failed += asked
-                else:
-                    shard.settle_misses(misses, stored)
         return stored is not None
+
+    def _settle(self, shard: CachedShard, misses: Misses, stored: dict[str, list[bytes | None]] | None) -> None:
+        asked = sum(ids.size for ids in misses.values())
+        self.tally.fetched += asked
+        if stored is None:
+            self.tally.failed += asked
+        else:
+            shard.settle_misses(misses, stored)
 
     def make_shard(self, schema: Schema, layouts: bytes, tally: Tally | None = None) -> Shard:
         """An empty shard as this replica holds rows."""

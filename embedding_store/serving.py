@@ -66,8 +66,9 @@ def half(bits: np.uint16) -> np.float32:
     """The float32 that 16 bits of a finite float16 stand for."""
     word = np.uint32(bits)
     shifted = np.uint32((word & np.uint32(0x7FFF)) << np.uint32(13))
-    value: np.float32 = shifted.view(np.float32) * np.float32(2.0**112)  # moves the exponent, of subnormal numbers too
-    return -value if word & np.uint32(0x8000) else value
+    value = shifted.view(np.float32) * np.float32(2.0**112)  # moves the exponent, of subnormal numbers too
+    signed: np.float32 = -value if word & np.uint32(0x8000) else value
+    return signed
 
 
 @numba.njit(inline="always", cache=True)
@@ -76,5 +77,5 @@ def number(rows: RowArrays, kind: int | np.int64, at: int | np.int64, i: int | n
     if kind == HALF:
         return half(rows.halves[2 * at + i])
     if kind == BYTE:
-        return rows.memory[at] * np.float32(rows.bytes[4 * (at + 1) + i])
+        return np.float32(rows.memory[at] * np.float32(rows.bytes[4 * (at + 1) + i]))
     return np.float32(rows.memory[at + i])
