@@ -17,6 +17,7 @@ from embedding_store.table import (
     find_many,
     find_or_insert_many,
     limit_of,
+    list_rows,
     remove_many,
 )
 
@@ -84,6 +85,12 @@ class HashIndex:
     def reserve_free(self, count: int) -> None:
         """Makes room for so many removals."""
         self._free.reserve(int(self._control[FREE]) + count)
+
+    def entries(self, table: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Every id of a table and its row, in no order: int64[n], int64[n]. Passes over the whole index."""
+        ids, rows = np.empty(len(self), dtype=np.int64), np.empty(len(self), dtype=np.int64)
+        count = list_rows(self.arrays, table, ids, rows)
+        return ids[:count].copy(), rows[:count].copy()
 
     def lookup(self, table: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of ids: int64[N] -> int64[N], -1 where absent."""

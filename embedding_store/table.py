@@ -256,3 +256,16 @@ def remove_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: ND
     for first in range(0, ids.size, BLOCK):
         for i in range(first, _fetch_homes(index, table, ids, first, homes)):
             rows[i] = remove(index, table, ids[i])
+
+
+@numba.njit(nogil=True, cache=True)
+def list_rows(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> int:
+    """Fills in every id of a table and its row, in no order. Returns how many there are."""
+    n = 0
+    for slot in range(index.control[SEGMENTS] * SEGMENT_SLOTS):
+        word = index.slots[slot, 1]
+        if (word >> _ROW_BITS) == table + 1:
+            ids[n] = index.slots[slot, 0]
+            rows[n] = word & _ROW_MASK
+            n += 1
+    return n
