@@ -108,9 +108,9 @@ def test_what_the_cache_did_is_told(worlds):
     told = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("dolmen_"))
     assert float(told["dolmen_replica_miss_total"]) > 0
     assert float(told["dolmen_replica_hit_total"]) > 0
-    assert float(told['dolmen_store_rows{table="item"}']) == 4
-    assert float(told['dolmen_store_bytes{table="item"}']) > 0
-    assert float(told["dolmen_replica_bytes"]) > 0
+    assert float(told['dolmen_replica_rows{table="item"}']) == 4
+    assert float(told['dolmen_replica_bytes{table="item"}']) > 0
+    assert float(told["dolmen_replica_memory_bytes"]) > 0
     assert "dolmen_replica_miss_total 0.0" in full.get("/metrics").text
 
 
