@@ -135,7 +135,7 @@ def served(rows: int, dim: int, requests: int, candidates: int) -> Iterator[dict
             start = time.perf_counter()
             bootstrap(
                 log, learning=False, make=lambda s, l, c=codec: Shard(s.tables, s.seed, False, layouts=l, codec=c)
-            )  # type: ignore[misc]  # noqa: E501, E741
+            )  # type: ignore[misc]
             took_s = time.perf_counter() - start
             yield {
                 "bootstrap": codec, "rows": rows, "seconds": round(took_s, 2), "bare_read_seconds": round(bare_s, 2),

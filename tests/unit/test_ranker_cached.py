@@ -1,4 +1,4 @@
-"""Ranking over a cached shard: what is not in memory is fetched off the event loop, and the scores are the trainer's."""
+"""Ranking over a cached shard: what is not in memory is fetched off the event loop; scores are the trainer's."""
 
 import threading
 from typing import Any
