@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from embedding_store.bootstrap import bootstrap
+from embedding_store.bootstrap import bootstrap, whole
 from embedding_store.cached_shard import CachedShard, Tally
 from embedding_store.codec import COLD, HEADER_BYTES, ID_BYTES, VERSION, Block, entry_dtype
 from embedding_store.commit import Commit
@@ -133,9 +133,7 @@ def served(rows: int, dim: int, requests: int, candidates: int) -> Iterator[dict
         for codec in get_args(Codec):
             bootstrap(log, learning=False)
             start = time.perf_counter()
-            bootstrap(
-                log, learning=False, make=lambda s, l, c=codec: Shard(s.tables, s.seed, False, layouts=l, codec=c)
-            )  # type: ignore[misc]
+            bootstrap(log, learning=False, make=whole(False, codec))
             took_s = time.perf_counter() - start
             yield {
                 "bootstrap": codec, "rows": rows, "seconds": round(took_s, 2), "bare_read_seconds": round(bare_s, 2),
