@@ -142,8 +142,8 @@ def test_rows_that_leave_and_come_back_change_nothing(redis_url, monkeypatch):
 
 
 ACCUMULATORS = (
-    Accumulator(kind="sum", of="label", half_life="2s"),
-    Accumulator(kind="window_count", of="label", window="4s"),
+    Accumulator(kind="sum", of="label", half_life_ms=2000),
+    Accumulator(kind="window_count", of="label", window_ms=4000),
     Accumulator(kind="last", of="label", length=3),
     Accumulator(kind="time", of="label"),
 )

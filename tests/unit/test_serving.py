@@ -74,7 +74,7 @@ def test_every_number_is_within_its_codecs_bound(codec, vector):
 def test_every_finite_float16_is_read_as_numpy_reads_it():
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
-    for part in np.array_split(halves, 32):
+    for part in np.array_split(halves, 256):
         assert (held("float16", part.astype(np.float32).tolist()) == part.astype(np.float64)).all()
 
 
