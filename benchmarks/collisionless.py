@@ -52,7 +52,7 @@ def unmixed(x: Hashes) -> Hashes:
 
 
 def _random(first: int, last: int) -> Ids:
-    """Integers that look random and are all different: a bijection of 0, 1, 2, …"""
+    """Integers that look random and are all different: a bijection of the numbers from 0 on."""
     return mixed(np.arange(first, last, dtype=np.uint64) + np.uint64(1 << 40)).view(np.int64)
 
 

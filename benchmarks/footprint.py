@@ -112,7 +112,7 @@ def filtered(occurrences: int, admit_after: int, memory_bytes: int) -> dict[str,
 
 
 def run(occurrences: int) -> dict[str, Any]:
-    """All of admission × expiry, then the filters."""
+    """Admission with and without expiry, then the filters."""
     kept = []
     for expire_ms in (None, EXPIRE_MS):
         for admit_after in ADMIT_AFTER:

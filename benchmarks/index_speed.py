@@ -175,7 +175,7 @@ def section(sizes: tuple[int, ...] = SIZES) -> str:
         for r in found["speed"]
     ]
     pause = found["pauses"]
-    head = ["", "rows", "present ids", "the index is × as fast", "new ids", "the index is × as fast"]
+    head = ["", "rows", "present ids", "index: times as fast", "new ids", "index: times as fast"]
     return table(head, lines) + (
         f"\n\nAt {last['rows'] / 1e6:g} M rows the index finds present ids at "
         f"**{last['present'] / first['present']:.2f}** of its speed at {first['rows'] / 1e6:g} M, and takes new ones "

@@ -147,7 +147,7 @@ def section(rows: int = ROWS) -> str:
         )
     ]
     return f"{r['rows']:,} rows of {payload(DIM)} bytes.\n\n" + table(
-        ["", "after", "× bare reading", "rows a second"], lines
+        ["", "after", "times bare reading", "rows a second"], lines
     )
 
 
