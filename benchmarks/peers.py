@@ -33,8 +33,8 @@ def dolmen(dataset: str) -> tuple[float, NDArray[np.float64], NDArray[np.float64
     """The shipped configuration: seconds, labels and scores."""
     settings = load_settings(dataset=dataset)
     definition = settings.definition()
-    task = definition.tasks[0].name
-    stream = open_dataset(dataset).columns_with_truth(Featurizer(definition).sources, [task])
+    tasks = [task.name for task in definition.tasks]
+    stream = open_dataset(dataset).columns_with_truth(Featurizer(definition).sources, tasks)
     found = evaluate(definition, stream, settings.trainer.batch_size)
     return found.seconds, found.labels[:, 0].astype(np.float64), found.scores[:, 0]
 

@@ -127,7 +127,7 @@ def rates(dataset: str) -> Inputs:
 
 def _featurized(dataset: str, definition: Definition) -> tuple[Featurizer, Batch]:
     featurizer = Featurizer(definition)
-    columns = open_dataset(dataset).columns(featurizer.sources, [definition.tasks[0].name])
+    columns = open_dataset(dataset).columns(featurizer.sources, [task.name for task in definition.tasks])
     return featurizer, Batch.join([featurizer.featurize(one) for one in columns])
 
 
