@@ -1,57 +1,97 @@
 """Looking into a shard: what is where, and whether every invariant holds. Reads rows and log; changes nothing."""
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store.bootstrap import Snapshot, bootstrap, current_definition, stored_schema
-from embedding_store.codec import COLD_FIELD, FILTER, ID_BYTES, Block, decode_rows
+from embedding_store.bootstrap import current_definition, stored_schema
+from embedding_store.codec import COLD_FIELD, FILTER, ID_BYTES, decode_rows
 from embedding_store.commit import ROOT, decode
 from embedding_store.errors import BadBytes, LogTrimmed
 from embedding_store.ids import feature_id, render_id
+from embedding_store.invariants import row_faults
 from embedding_store.layout import Size, hash_of
 from embedding_store.log import CommitLog
+from embedding_store.one_row import read_one_row
 from embedding_store.redis_client import translated
 from embedding_store.rows import read_sizes, scan_rows
-from embedding_store.settings import TableSettings
+from embedding_store.settings import TableSettings, format_duration
 from embedding_store.shard import Shard
+from embedding_store.shown import shown
+from embedding_store.stored import StoredShard, read_stored
 
 _ASKED = 10_000
 
 
-def describe(log: CommitLog) -> dict[str, Any]:
-    """Rows, bytes and widths of each table, the last commit, the consumed offsets, and what the log holds."""
-    snapshot = bootstrap(log, learning=True)
-    if snapshot is None:
-        return {
-            "tables": {},
-            "commit": 0,
-            "offsets": {},
-            "clock_ms": 0,
-            "log": {"entries": 0, "bytes": 0, "unfolded": 0},
-        }
-    shard = snapshot.shard
+def describe(log: CommitLog, directory: Path | None = None) -> dict[str, Any]:
+    """What a store holds, for people and for JSON.
+
+    Args:
+        log: Of the shard.
+        directory: Where a temporary file lies; it takes some 20 bytes a row.
+
+    Returns:
+        ``tables``: of each its rows, bytes in Redis, widths (rows that keep so many numbers of the vector), admission
+        and expiry; ``commit``, ``offsets`` by topic and partition, ``clock_ms``; ``log``; ``filter``: the admission
+        filter's bytes, the share of its counters in use and its window, None where no table counts sightings.
+    """
+    with read_stored(log, directory=directory, thin=True) as shard:
+        if shard is None:
+            return {
+                "tables": {},
+                "commit": 0,
+                "offsets": {},
+                "clock_ms": 0,
+                "log": {"entries": 0, "bytes": 0, "unfolded": 0},
+                "filter": None,
+            }
+        tables = {table.name: _described(log, shard, table) for table in shard.shard.tables}
     state = log.state()
     with translated():
         entries = int(log.client.xlen(log.keys.log))
         log_bytes = int(log.client.memory_usage(log.keys.log, samples=0) or 0)
-    tables = {}
-    for t, table in enumerate(shard.tables):
-        rows = shard.live_rows(t)
-        tables[table.name] = {
-            "rows": int(rows.size),
-            "bytes": _bytes_of(log, table.name),
-            "widths": shard.widths(t),
-        }
     return {
         "tables": tables,
-        "commit": snapshot.id.seq,
-        "offsets": {topic: position["offsets"] for topic, position in snapshot.positions.items()},  # type: ignore[index]  # positions are objects by their codec
-        "clock_ms": shard.clock_ms,
+        "commit": shard.id.seq,
+        "offsets": {topic: position["offsets"] for topic, position in shard.positions.items()},  # type: ignore[index]  # positions are objects by their codec
+        "clock_ms": shard.shard.clock_ms,
         "log": {"entries": entries, "bytes": log_bytes, "unfolded": state.head.seq - state.mark.seq},
+        "filter": _described_filter(shard.shard),
+    }
+
+
+def _described(log: CommitLog, shard: StoredShard, table: TableSettings) -> dict[str, Any]:
+    rows, widths, known = 0, Counter[int](), shard.shard.layouts.known
+    for headers in shard.headers(table):
+        age_ms = shard.shard.clock_ms - headers["last_seen"]
+        layouts = headers["layout"] if table.expire_after is None else headers["layout"][age_ms <= table.expire_after]
+        layouts = layouts[layouts < len(known)]  # as the shard takes them: `verify` tells of others
+        for layout, count in zip(*np.unique(layouts, return_counts=True), strict=True):
+            widths[len(known[layout][1])] += int(count)
+        rows += layouts.size
+    return {
+        "rows": rows,
+        "bytes": _bytes_of(log, table.name),
+        "widths": {str(width): count for width, count in sorted(widths.items())},
+        "admission": {"admit_after": table.admit_after, "rule": table.admission},
+        "expire_after": "none" if table.expire_after is None else format_duration(table.expire_after),
+    }
+
+
+def _described_filter(shard: Shard) -> dict[str, Any] | None:
+    if not any(table.admit_after > 1 and table.admission == "count" for table in shard.tables):
+        return None
+    entries = shard.filter.arrays.entries
+    return {
+        "bytes": shard.filter.nbytes,
+        "fill": round(np.count_nonzero(entries) / entries.size, 6),
+        "window": format_duration(shard.filter.window_ms),
     }
 
 
@@ -73,29 +113,29 @@ def inspect_row(log: CommitLog, table: str, value: str) -> dict[str, Any] | None
     Args:
         log: Of the shard.
         table: Its name.
-        value: As it stands in events; ``cold`` with an empty value is the cold row.
+        value: As it stands in events; empty for the cold row.
 
     Raises:
         KeyError: If there is no such table.
     """
-    snapshot = bootstrap(log, learning=True)
+    key = feature_id(value) if value else None
+    snapshot = read_one_row(log, table, key)
     if snapshot is None or table not in snapshot.shard.number:
         raise KeyError(table)
     shard = snapshot.shard
     number = shard.number[table]
-    key = feature_id(value) if value else 0
-    rows = shard.index.lookup(number, np.array([key])) if value else np.array([number])
-    if rows[0] < 0 or (value and rows[0] not in shard.live_rows(number)):
+    if key is None:
+        rows = np.array([number])
+    elif not (rows := shard.live_rows(number)).size:
         return None
     entry = shard.blocks(rows)[0].entries[0]
     return {
         "table": table,
-        "id": render_id(key) if value else "cold",
+        "id": "cold" if key is None else render_id(key),
         "commit": int(entry["seq"]),
         "last_seen_ms": int(entry["last_seen"]),
         "count": int(entry["count"]),
-        "linear": float(entry["values"][0]),
-        "vector": [float(v) for v in entry["values"][1:]],
+        **shown(shard.tables[number], entry["values"].tolist()),
         "state": [float(v) for v in entry["state"]],
     }
 
@@ -113,8 +153,13 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
 
 
-def verify(log: CommitLog) -> Verdict:
-    """Checks the log's chain, every stored row, and that rows and log together make one shard."""
+def verify(log: CommitLog, directory: Path | None = None) -> Verdict:
+    """Checks the log's chain, every stored row, and that rows and log together make one shard.
+
+    Args:
+        log: Of the shard.
+        directory: Where a temporary file lies; it takes some 20 bytes a row.
+    """
     verdict = Verdict()
     state = log.state()
     if state.empty:
@@ -129,37 +174,41 @@ def verify(log: CommitLog) -> Verdict:
     if not definition:
         verdict.faults.append("the last commit's definition is gone")
         return verdict
-    try:
-        snapshot = bootstrap(log, learning=True)
-    except (BadBytes, LogTrimmed) as error:
-        verdict.faults.append(str(error))
-        snapshot = None
-    tables: list[TableSettings | None] = [*stored_schema(definition).tables, None]
-    for table in tables:
-        if table is None or snapshot is None or table.name not in snapshot.dropped:
-            verdict.faults += _table_faults(log, verdict, table, snapshot)
-    if snapshot is not None:
-        verdict.faults += _shard_faults(snapshot)
+    with ExitStack() as stack:
+        try:
+            shard = stack.enter_context(read_stored(log, directory=directory, thin=True))
+        except (BadBytes, LogTrimmed) as error:
+            verdict.faults.append(str(error))
+            shard = None
+        for table in stored_schema(definition).tables:
+            if shard is None or table.name not in shard.dropped:
+                verdict.faults += _table_faults(log, verdict, table, shard)
+        verdict.faults += _table_faults(log, verdict, None, shard)
+        if shard is not None:
+            verdict.faults += _shard_faults(shard)
     return verdict
 
 
 def _table_faults(
-    log: CommitLog, verdict: Verdict, table: TableSettings | None, snapshot: Snapshot | None
+    log: CommitLog, verdict: Verdict, table: TableSettings | None, shard: StoredShard | None
 ) -> Iterator[str]:
     """Faults of a table's stored rows, or of the filter's pages where it is None."""
     name = table.name if table else FILTER
     rows, mark = 0, log.state().mark_text
     size = read_sizes(log).get(name, Size())
+    found: dict[str, None] = {}  # of each sentence one, however many rows it is true of
     for places, fields, values in scan_rows(log, name):
         rows += len(fields)
-        yield from _place_faults(log, name, size, places, fields)
+        found |= dict.fromkeys(_place_faults(log, name, size, places, fields))
         try:
             blocks = decode_rows(table, fields, values)
         except BadBytes as error:
-            yield str(error)
+            found[str(error)] = None
             continue
         if table is not None:
-            yield from (fault for block in blocks for fault in _row_faults(table, block, snapshot))
+            layouts = shard.shard.layouts if shard else None
+            found |= dict.fromkeys(fault for block in blocks for fault in row_faults(table, block, layouts))
+    yield from found
     if rows != size.rows and log.state().mark_text == mark:
         yield f"table {name!r}: {rows} rows are stored, {size.rows} were counted"
     verdict.checked[f"rows of {name}" if table else "pages of the filter"] = rows
@@ -203,32 +252,17 @@ def _place_faults(
         yield f"table {table!r}: {int(wrong.sum())} rows lie in another hash than their id says"
 
 
-def _row_faults(table: TableSettings, block: Block, snapshot: Snapshot | None) -> Iterator[str]:
-    entries = block.entries
-    cold = block.cold
-    name = f"table {block.table!r}"
-    if snapshot is not None:
-        dim = entries["values"].shape[1] - 1
-        if not all(snapshot.shard.layouts.holds(table.name, int(n), dim) for n in np.unique(entries["layout"])):
-            yield f"{name}: a row of {dim} numbers has an unknown layout, or another's"
-    if table.optimizer.startswith("adagrad") and not (entries["state"] > 0).all():
-        yield f"{name}: an accumulator is not positive"
-    if not (np.isfinite(entries["values"]).all() and np.isfinite(entries["state"]).all()):
-        yield f"{name}: a row holds a number that is not finite"
-    if (entries["count"][~cold] == 0).any():
-        yield f"{name}: a row was never seen"
-
-
-def _shard_faults(snapshot: Snapshot) -> Iterator[str]:
-    shard: Shard = snapshot.shard
-    for t, table in enumerate(shard.tables):
-        rows = shard.live_rows(t)
-        if not rows.size:
-            continue
-        headers = shard.rows.headers[rows]
-        if int(headers["last_seen"].max()) > shard.clock_ms:
-            yield f"table {table.name!r}: a row was seen later than the clock says"
-        if int(headers["seq"].max()) > snapshot.id.seq:
-            yield f"table {table.name!r}: a row is newer than the last commit"
-        if np.unique(headers["id"]).size != headers.size:
-            yield f"table {table.name!r}: an id has two rows"
+def _shard_faults(shard: StoredShard) -> Iterator[str]:
+    """What is wrong with rows and log together."""
+    for table in shard.shard.tables:
+        found: dict[str, None] = {}
+        for headers in shard.headers(table):
+            if not headers.size:
+                continue
+            if int(headers["last_seen"].max()) > shard.shard.clock_ms:
+                found["a row was seen later than the clock says"] = None
+            if int(headers["seq"].max()) > shard.id.seq:
+                found["a row is newer than the last commit"] = None
+            if np.unique(headers["id"]).size != headers.size:
+                found["an id has two rows"] = None
+        yield from (f"table {table.name!r}: {fault}" for fault in found)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.codec import COLD_FIELD
 from embedding_store.layout import Size, hash_of
 from embedding_store.log import CommitLog
 from embedding_store.redis_client import translated
@@ -44,14 +45,29 @@ def scan_rows(log: CommitLog, table: str) -> Iterator[Rows]:
     """
     done = 0
     while done < (hashes := read_sizes(log).get(table, Size()).hashes):
-        for first in range(done, hashes, _HASHES):
-            yield from read_hashes(log, table, range(first, min(first + _HASHES, hashes)))
+        for some in in_trips(range(done, hashes)):
+            yield from read_hashes(log, table, some)
         done = hashes
+
+
+def in_trips(hashes: range) -> Iterator[range]:
+    """Many hashes, as many at a time as one round trip should read."""
+    for first in range(0, len(hashes), _HASHES):
+        yield hashes[first : first + _HASHES]
+
+
+def read_cold_row(log: CommitLog, table: str) -> Iterator[Rows]:
+    """The stored cold row of a table, if there is one."""
+    with translated():
+        row = log.client.hget(log.keys.rows(table, 0), COLD_FIELD.decode())
+    if row is not None:
+        yield np.zeros(1, dtype=np.int64), [COLD_FIELD], [row]
 
 
 def read_hashes(log: CommitLog, table: str, hashes: range) -> Iterator[Rows]:
     """The rows of some hashes, each read to its end before a later one is begun."""
-    names = log.keys.row_names(table, np.arange(hashes.start, hashes.stop))
+    numbers = np.arange(hashes.start, hashes.stop, hashes.step)
+    names = log.keys.row_names(table, numbers)
     first = cursor = 0
     while first < len(names):
         pipe = log.client.pipeline(transaction=False)
@@ -65,8 +81,8 @@ def read_hashes(log: CommitLog, table: str, hashes: range) -> Iterator[Rows]:
         fields = [field for _, found in good for field in found]
         rows = [row for _, found in good for row in found.values()]
         if fields:
-            place = np.arange(len(good)) + first + hashes.start
-            yield np.repeat(place, [len(found) for _, found in good]), fields, rows
+            places = numbers[first : first + len(good)]
+            yield np.repeat(places, [len(found) for _, found in good]), fields, rows
         cursor = good[-1][0]
         first += len(good) - (1 if cursor else 0)
 

@@ -18,10 +18,12 @@ from embedding_store.keys import Keys
 from embedding_store.layout import Size
 from embedding_store.log import CommitLog, epoch_number
 from embedding_store.lookup import Fields, Occurrences
+from embedding_store.packed import PackedReader, read_foot
 from embedding_store.redis_client import Client, connect
 from embedding_store.rows import read_sizes
 from embedding_store.settings import StoreSettings, TableSettings
 from embedding_store.shard import Shard
+from embedding_store.stored import read_stored
 
 Cell = int | None | list[int | None]
 """The ids of one field of one example; None is a missing value."""
@@ -172,10 +174,24 @@ class Writer:
 
 
 def stored(log: CommitLog) -> bytes:
-    """The dump of what Redis holds."""
+    """The dump of what Redis holds, which is the same whether the rows go through memory or through a file."""
     snapshot = bootstrap(log, learning=True)
     assert snapshot is not None
-    return dump_of(snapshot)
+    dump = dump_of(snapshot)
+    with read_stored(log) as streamed:
+        assert streamed is not None
+        assert dump_of(streamed) == dump
+    return dump
+
+
+def head_of(dump: bytes) -> dict[str, Any]:
+    """The first line of a dump."""
+    return PackedReader(io.BytesIO(dump)).line()
+
+
+def foot_of(dump: bytes) -> dict[str, Any]:
+    """What stands at the end of a dump."""
+    return read_foot(io.BytesIO(dump))
 
 
 class Crash(redis.ConnectionError):

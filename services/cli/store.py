@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -16,29 +17,57 @@ AsJson = Annotated[bool, typer.Option("--json", help="Prints JSON.")]
 _HERE = Path(".dolmen")
 
 
+class Format(StrEnum):
+    """Of exported files."""
+
+    PARQUET = "parquet"
+
+
 def register(app: typer.Typer) -> None:
     """Adds the group of commands."""
     group = typer.Typer(help="Looks into the parameter store, saves it, fills it.", no_args_is_help=True)
-    for command in (stats, inspect, dump, load, verify, drop, plan):
+    for command in (stats, inspect, dump, load, export, verify, drop, plan):
         group.command()(command)
     app.add_typer(group, name="store")
 
 
 def stats(config: Config = None, data_dir: DataDir = _HERE, json: AsJson = False) -> None:
-    """Tells rows, bytes and widths of each table, the last commit, and the consumed offsets."""
+    """Tells rows, bytes, widths, admission and expiry of each table, the last commit, and the consumed offsets."""
     from embedding_store.inspection import describe
+    from services.cli.store_bytes import add_held_bytes
 
     with _opened(config, data_dir) as log:
-        found = describe(log)
+        found = describe(log, _scratch(data_dir))
+        add_held_bytes(found["tables"], _metrics_urls(config, data_dir))
     if json:
         _print_json(found)
-        return
+    else:
+        _print_stats(found)
+
+
+def _print_stats(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("table", "rows", "bytes in Redis", "widths")
+    held = [
+        where for where in ("trainer", "ranker") if any(f"{where}_bytes" in row for row in found["tables"].values())
+    ]
+    table = Table(
+        "table", "rows", "bytes in Redis", *(f"in the {where}" for where in held), "widths", "admits", "expires"
+    )
     for name, row in found["tables"].items():
-        table.add_row(name, f"{row['rows']:,}", f"{row['bytes']:,}", ", ".join(row["widths"]))
+        widths = ", ".join(f"{width}: {rows:,}" for width, rows in row["widths"].items())
+        admission = row["admission"]
+        after = f"after {admission['admit_after']}" if admission["admit_after"] > 1 else "at once"
+        table.add_row(
+            name,
+            f"{row['rows']:,}",
+            f"{row['bytes']:,}",
+            *(f"{row[key]:,}" if (key := f"{where}_bytes") in row else "" for where in held),
+            widths,
+            after if admission["rule"] == "count" else f"{after}, by chance",
+            row["expire_after"],
+        )
     console = Console()
     console.print(table)
     log_part = found["log"]
@@ -46,6 +75,10 @@ def stats(config: Config = None, data_dir: DataDir = _HERE, json: AsJson = False
         f"commit {found['commit']}; log: {log_part['entries']} entries, {log_part['bytes']:,} bytes, "
         f"{log_part['unfolded']} not in the rows yet"
     )
+    if sieve := found["filter"]:
+        console.print(
+            f"admission filter: {sieve['bytes']:,} bytes, {sieve['fill']:.1%} in use, window {sieve['window']}"
+        )
     for topic, offsets in found["offsets"].items():
         console.print(f"{topic}: " + ", ".join(f"partition {p} at {o}" for p, o in offsets.items()))
 
@@ -71,20 +104,15 @@ def inspect(
 
 def dump(file: Path, config: Config = None, data_dir: DataDir = _HERE) -> None:
     """Writes the whole store into one canonical file: equal stores give equal bytes."""
-    from embedding_store.bootstrap import bootstrap
     from embedding_store.dump import write_dump
+    from embedding_store.stored import read_stored
 
-    with _opened(config, data_dir) as log:
-        snapshot = bootstrap(log, learning=True)
-        if snapshot is None:
+    with _opened(config, data_dir) as log, read_stored(log, directory=file.absolute().parent) as shard:
+        if shard is None:
             _fail("the store is empty: there is nothing to dump")
-        part = file.with_name(file.name + ".part")
-        with part.open("wb") as out:
-            write_dump(out, snapshot)
-        part.replace(file)
-    typer.echo(
-        f"{file}: commit {snapshot.id.seq}, {int(snapshot.shard.counts.sum())} rows, {file.stat().st_size} bytes"
-    )
+        with _replacing(file) as part, part.open("wb") as out:
+            rows = write_dump(out, shard)
+    typer.echo(f"{file}: commit {shard.id.seq}, {rows} rows, {file.stat().st_size} bytes")
 
 
 def load(file: Path, config: Config = None, data_dir: DataDir = _HERE) -> None:
@@ -97,12 +125,37 @@ def load(file: Path, config: Config = None, data_dir: DataDir = _HERE) -> None:
     typer.echo(f"{file}: {found.rows} rows of {len(found.tables)} tables loaded")
 
 
+def export(
+    file: Path,
+    format: Annotated[Format, typer.Option(help="Of the file.")] = Format.PARQUET,
+    table: Annotated[str | None, typer.Option(help="Only this one; otherwise all of them.")] = None,
+    config: Config = None,
+    data_dir: DataDir = _HERE,
+) -> None:
+    """Writes ids and vectors into a file for use elsewhere."""
+    from embedding_store.export import export_parquet
+    from embedding_store.stored import read_stored
+
+    with _opened(config, data_dir) as log, read_stored(log, directory=file.absolute().parent) as shard:
+        if shard is None:
+            _fail("the store is empty: there is nothing to export")
+        kinds = {one.name: one.kind for one in shard.shard.tables}
+        names = [name for name, kind in kinds.items() if kind == "weights"] if table is None else [table]
+        if table is not None and table not in kinds:
+            _fail(f"there is no table {table!r} in the store; `dolmen store stats` lists them")
+        if table is not None and kinds[table] != "weights":
+            _fail(f"table {table!r} holds {kinds[table]}, which have no vectors to export")
+        with _replacing(file) as part:
+            rows = export_parquet(part, shard, names)
+    typer.echo(f"{file}: commit {shard.id.seq}, {rows} rows of {len(names)} tables, {file.stat().st_size} bytes")
+
+
 def verify(config: Config = None, data_dir: DataDir = _HERE, json: AsJson = False) -> None:
     """Checks every invariant of the store; exit code 1 if one does not hold."""
     from embedding_store.inspection import verify as check
 
     with _opened(config, data_dir) as log:
-        verdict = check(log)
+        verdict = check(log, _scratch(data_dir))
     if json:
         _print_json({"ok": not verdict.faults, "checked": verdict.checked, "faults": verdict.faults})
     else:
@@ -166,7 +219,11 @@ def plan(
             value = None if file is None else orjson.loads(file.read_bytes())
         except orjson.JSONDecodeError as error:
             _fail(f"{file}: is not JSON: {error}")
-        propose(log, Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset))
+        wanted = Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset)
+        try:
+            propose(log, wanted)
+        except ValueError as error:
+            _fail(str(error))
     typer.echo(
         f"the trainer takes the plan of {table!r} over at its next commit"
         if from_offset is None
@@ -185,14 +242,39 @@ def _opened(config: Path | None, data_dir: Path) -> "Iterator[CommitLog]":
     from services.local.ready import read_ready
     from services.settings import load_settings
 
-    settings = load_settings(config)
-    store = settings.store
+    store = load_settings(config).store
     try:
         if store.url is None and (running := read_ready(data_dir)):
             store = store.model_copy(update={"url": running.redis_url})
         yield CommitLog(connect(store), Keys(store.prefix))
     except (StoreError, LocalError, OSError) as error:
         _fail(str(error))
+
+
+def _metrics_urls(config: Path | None, data_dir: Path) -> dict[str, str]:
+    """Where the processes tell about themselves that work on the store; empty if none is known to run."""
+    from services.local.ready import read_ready
+    from services.settings import load_settings
+
+    url = load_settings(config).store.url
+    running = read_ready(data_dir)
+    return dict(running.metrics_urls) if running and url in (None, running.redis_url) else {}
+
+
+def _scratch(data_dir: Path) -> Path | None:
+    """Where temporary files lie: in a container, /tmp may be memory."""
+    return data_dir if data_dir.is_dir() else None
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """A file beside the one that is to be written; it takes its place once it is whole, and goes if that fails."""
+    part = file.with_name(file.name + ".part")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _fail(text: str) -> NoReturn:

@@ -1,7 +1,6 @@
 """Looking into a store: what is where, whether it is sound, and removing a table."""
 
 import numpy as np
-import orjson
 import pytest
 
 import embedding_store.layout
@@ -12,6 +11,7 @@ from embedding_store.errors import Fenced, StoreUnavailable
 from embedding_store.inspection import describe, inspect_row, verify
 from embedding_store.log import CommitLog
 from embedding_store.materializer import Materializer
+from embedding_store.plan import TablePlan
 from embedding_store.removal import drop_table
 from tests.shards import (
     NARROW,
@@ -21,7 +21,9 @@ from tests.shards import (
     dump_of,
     entries_of,
     flaky_log,
+    foot_of,
     hashes_of,
+    head_of,
     keys_of,
     log_for,
     rows_of,
@@ -59,7 +61,38 @@ def test_a_store_is_described_by_what_it_holds(log):
         assert found["tables"][table.name]["rows"] == rows
         assert found["tables"][table.name]["widths"] == {str(table.dim): rows}
         assert found["tables"][table.name]["bytes"] > 0
+        assert found["tables"][table.name]["admission"] == {"admit_after": 1, "rule": "count"}
+    assert [found["tables"][name]["expire_after"] for name in ("wide", "narrow")] == ["1s", "none"]
+    assert found["filter"] is None
     assert (found["log"]["entries"], found["log"]["unfolded"]) == (6, 3)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_rows_are_counted_by_their_width_whether_folded_or_not(log, folded):
+    writer = Writer(log)
+    writer.shard.set_plan("wide", TablePlan(bounds=(3,), kept=((1,), (0, 1, 4, 5))))
+    times = [1500] * 6 + [1000]
+    see(writer.shard, [[1, 1], [2, 1], [2, 1], [3, 1], [3, 1], [3, 1], [4, 1]], times_ms=times)
+    writer.commit()
+    if folded:
+        Materializer(log, writer.epoch, 0).fold()
+    see(writer.shard, [[2, 2]], times_ms=2100)
+    writer.shard.sweep(100)
+    writer.commit()
+    assert describe(log)["tables"]["wide"]["widths"] == writer.shard.widths(0) == {"1": 1, "4": 2}
+
+
+def test_a_filter_is_described(log):
+    table = NARROW.model_copy(update={"admit_after": 3})
+    writer = Writer(log, [table])
+    see(writer.shard, [[key] for key in range(100)])
+    writer.commit()
+    found = describe(log)
+    assert found["tables"]["narrow"]["rows"] == 0
+    assert found["tables"]["narrow"]["admission"] == {"admit_after": 3, "rule": "count"}
+    sieve = found["filter"]
+    assert (sieve["bytes"], sieve["window"]) == (writer.shard.filter.nbytes, "7d")
+    assert sieve["fill"] == pytest.approx(100 / (sieve["bytes"] / 4), rel=0.05)
 
 
 def test_an_empty_store_is_described_and_sound(log):
@@ -76,10 +109,25 @@ def test_a_row_is_shown_as_it_is(log):
     assert [row["linear"], *row["vector"]] == entry["values"].tolist()
     assert (row["state"], row["count"]) == (entry["state"].tolist(), int(entry["count"]))
     assert (row["last_seen_ms"], row["commit"]) == (int(entry["last_seen"]), int(entry["seq"]))
+    cold = entries_of(writer.shard, np.array([number]))[0]
     assert inspect_row(log, "narrow", "")["id"] == "cold"
+    assert inspect_row(log, "narrow", "")["vector"] == cold["values"][1:].tolist()
     assert inspect_row(log, "narrow", "nobody") is None
     with pytest.raises(KeyError):
         inspect_row(log, "nothing", "1")
+
+
+@pytest.mark.parametrize("folded", [0, 3, 6])
+def test_every_row_is_shown_as_of_the_last_commit(log, folded):
+    writer = written(log, folded=folded)
+    for t, table in enumerate(TABLES):
+        live = set(writer.shard.rows.headers["id"][writer.shard.live_rows(t)].tolist())
+        for key in range(41):
+            row = inspect_row(log, table.name, str(key))
+            assert (row is not None) == (key in live)
+            if row is not None:
+                entry = entries_of(writer.shard, writer.shard.index.lookup(t, np.array([key])))[0]
+                assert [row["linear"], *row["vector"], *row["state"]] == [*entry["values"], *entry["state"]]
 
 
 @pytest.mark.parametrize("folded", [0, 3, 6])
@@ -189,9 +237,9 @@ def test_dropping_a_table_takes_its_rows_and_nothing_else(log, folded):
         snapshot = bootstrap(log, learning=True)
         assert snapshot.id == new
         assert [table.name for table in snapshot.shard.tables] == ["narrow"]
-        head = orjson.loads(dump_of(snapshot).split(b"\n")[0])
-        assert head["rows"] == [{"table": "narrow", "layout": 1, "dim": 2, "rows": 1 + writer.shard.live_rows(1).size}]
-        assert head["offsets"] == {"events": {"0": 6}}
+        dump = dump_of(snapshot)
+        assert foot_of(dump)["rows"] == {"narrow": 1 + writer.shard.live_rows(1).size}
+        assert head_of(dump)["offsets"] == {"events": {"0": 6}}
         Materializer(log, log.raise_epoch(), 0).fold()
     assert not any(b":rows:wide:" in key for key in keys_of(log))
 
