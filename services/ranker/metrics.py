@@ -81,15 +81,15 @@ class Held(Collector):
                 ("evicted", "Rows that left memory for others.", tally.evicted),
             )
         ]
-        rows = GaugeMetricFamily("dolmen_store_rows", "Rows in the replica's memory.", labels=["table"])
-        held = GaugeMetricFamily("dolmen_store_bytes", "What they take at most, index included.", labels=["table"])
+        rows = GaugeMetricFamily("dolmen_replica_rows", "Rows in the replica's memory.", labels=["table"])
+        held = GaugeMetricFamily("dolmen_replica_bytes", "What they take at most, index included.", labels=["table"])
         shard = self._shard()
         for t, table in enumerate(shard.tables if shard else ()):
             assert shard is not None  # noqa: S101 - it has tables
             rows.add_metric([table.name], int(shard.counts[t]))
             held.add_metric([table.name], shard.held_bytes(t))
         total = GaugeMetricFamily(
-            "dolmen_replica_bytes", "Memory of rows, headers and index.", shard.nbytes if shard else 0
+            "dolmen_replica_memory_bytes", "Memory of rows, headers and index.", shard.nbytes if shard else 0
         )
         return [*found, rows, held, total]
 

@@ -162,9 +162,10 @@ def test_statistics_are_exact_whatever_the_codec(codec):
     ids, missing = np.arange(20).reshape(-1, 1), np.zeros((20, 1), dtype=np.bool_)
     times, origins = np.arange(20) + 1000, np.arange(20, dtype=np.uint64)
     learner = Statistics(shard, [0], ["x"])
-    learner.update(ids, missing, times, origins, np.random.default_rng(0).normal(size=(20, 1)))
+    found, _ = learner.read(ids, missing, times)
+    learner.update(ids, missing, found, times, origins, np.random.default_rng(0).normal(size=(20, 1)))
     reader = Statistics(reader_of(shard, codec), [0], ["x"])
-    expected, found = learner.read(ids, missing, times + 5), reader.read(ids, missing, times + 5)
+    expected, found = learner.read(ids, missing, times + 5)[1], reader.read(ids, missing, times + 5)[1]
     assert expected[:, 0].any()
     np.testing.assert_array_equal(found, expected)
 
