@@ -197,7 +197,6 @@ def test_however_rows_are_held_scores_are_the_trainers_within_the_codecs_error(
         metrics = dict(line.rsplit(" ", 1) for line in ranker.client.get("/metrics").text.splitlines())
     assert far <= error
     assert (float(metrics["dolmen_replica_fetched_total"]) > 1000) == (replica == "cached")
-    print(f"{replica} {codec}: {far:.1e}")
 
 
 def test_a_click_by_http_moves_the_ranking(stack: Stack) -> None:
