@@ -204,6 +204,11 @@ class CachedShard(Shard):
 
     # Bounded memory
 
+    def fold_to(self, seq: int) -> None:
+        """The stored rows hold every commit up to this one: what had to stay only for that may go."""
+        self.folded = seq
+        self._make_room(0)
+
     @property
     def _each(self) -> int:
         return self.rows.header_bytes + _SLOT_BYTES

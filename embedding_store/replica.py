@@ -221,7 +221,7 @@ class Replica:
         if mark.seq < shard.folded:
             raise LogTrimmed(f"the stored rows are as of commit {mark}, and had been at {shard.folded}")
         with self.lock:
-            shard.folded = mark.seq
+            shard.fold_to(mark.seq)
         if shard.is_worn:
             raise LogTrimmed("rows have other widths than before, and their old places take too much memory")
 

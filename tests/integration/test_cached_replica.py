@@ -62,7 +62,7 @@ class World:
             self.snapshot.apply(entry.id, decode(entry.data))
 
     def look(self) -> None:
-        self.shard.folded = self.log.state().mark.seq
+        self.shard.fold_to(self.log.state().mark.seq)
 
     def ask(self, examples: list) -> tuple:
         self.shard.take_misses()

@@ -91,7 +91,7 @@ class CacheMachine(RuleBasedStateMachine):
         except LogTrimmed:
             self.bootstraps()
         if looks:
-            self.cached.shard.folded = self.log.state().mark.seq
+            self.cached.shard.fold_to(self.log.state().mark.seq)
 
     def ask(self, misses: Misses) -> Any:
         return fetch_rows(self.log, {self.tables[t].name: ids for t, ids in misses.items()}, self.sizes)
