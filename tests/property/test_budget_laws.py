@@ -26,7 +26,7 @@ from embedding_store.settings import Accumulator, TableSettings
 from embedding_store.shard import Shard
 from embedding_store.statistics import Statistics
 from embedding_store.stored_rows import StoredRows
-from tests.property.test_store_laws import AdaptiveMachine, StoreMachine, plans
+from tests.property.test_store_laws import EXAMPLES, AdaptiveMachine, StoreMachine, plans
 from tests.shards import SEED, Writer, dump_of, log_for, stored
 
 BUDGET = 8 << 20
@@ -68,11 +68,39 @@ class BoundedMachine(AdaptiveMachine):
 
     @rule(share=LEAVING, seed=st.integers(0, 99))
     def all_is_folded_and_rows_leave(self, share: float, seed: int) -> None:
+        self.commits("comes")
         while self.materializer.fold():
             pass
         self.rows_leave(share, seed)
 
-    @rule(steps=st.sampled_from([1, 3, 60]))
+    @rule(
+        examples=EXAMPLES,
+        seed=st.integers(0, 1000),
+        step_ms=st.sampled_from([0, 200, 600, 1500]),
+        share=LEAVING,
+        happens=st.tuples(*[st.booleans()] * 4),
+        walks=st.sampled_from([0, 2, 12, 60]),
+        plan=st.one_of(st.none(), st.none(), plans(AdaptiveMachine.tables)),
+    )
+    def lives_on(
+        self, examples: Any, seed: int, step_ms: int, share: float, happens: Any, walks: int, plan: Any
+    ) -> None:
+        commits, folds, sweeps, commits_more = happens
+        self.learns(examples, step_ms, seed)
+        if commits:
+            self.commits("comes")
+        while folds and self.materializer.fold():
+            pass
+        self.rows_leave(share, seed)
+        if plan:
+            self.changes_a_plan(plan)
+        if sweeps:
+            self.sweeps(1000)
+        if commits_more:
+            self.commits("comes")
+        self.walks(walks)
+
+    @rule(steps=st.sampled_from([1, 12]))
     def walks(self, steps: int) -> None:
         for _ in range(steps):
             self.shard.walk()
@@ -120,6 +148,12 @@ class BoundedMachine(AdaptiveMachine):
         assert self.shard.counts.tolist() == lives
         sizes = read_sizes(self.log)
         assert [max(0, sizes[t.name].rows - 1) if t.name in sizes else 0 for t in self.tables] == lives
+
+    def teardown(self) -> None:
+        super().teardown()
+        if getattr(self, "head", ROOT) != ROOT:
+            self.whatever_is_expired_or_stale_is_found()
+            assert stored(self.log) == self.committed
 
 
 def test_rows_that_leave_and_come_back_change_nothing(redis_url, monkeypatch):
