@@ -67,7 +67,8 @@ def test_a_learner_that_is_restored_from_its_commits_anywhere_goes_on_to_the_bit
                 for block in kept.blocks(np.append(kept.live_rows(t), t)):
                     again.apply(block)
             assert again.filter.load_state(broken.shard.parts()["filter"])
-            again.clock_ms = kept.clock_ms = broken.shard.clock_ms
+            again.clock_ms, again.seq = broken.shard.clock_ms, broken.shard.seq
+            kept.clock_ms = again.clock_ms
             broken = Learner(definition, again)
             assert broken.load_parts(parts) == []
     states = [
