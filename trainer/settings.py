@@ -63,7 +63,7 @@ class FeatureSettings(Section):
                 faults.append("`buckets` must be edges in rising order")
         if self.transform != "none" and (self.kind != "number" or self.buckets is not None):
             faults.append("`transform` goes with kind number without `buckets` only")
-        if self.table is not None and self.kind == "number" and self.buckets is None:
+        if self.table is not None and self.kind != "sequence" and not self.has_ids:
             faults.append("`table` does not go with a number without `buckets`")
         if self.kind != "sequence" and (self.of is not None or self.length is not None):
             faults.append("`of` and `length` go with kind sequence only")
