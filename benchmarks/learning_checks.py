@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.report import PAGE, replace, table
+from benchmarks.markdown import table
+from benchmarks.report import PAGE, replace
 from embedding_store.gaussian import NOISE
 from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,19 @@ from embedding_store.stored import StoredShard, read_stored
 _ASKED = 10_000
 
 
-def describe(log: CommitLog) -> dict[str, Any]:
+def describe(log: CommitLog, directory: Path | None = None) -> dict[str, Any]:
     """What a store holds, for people and for JSON.
+
+    Args:
+        log: Of the shard.
+        directory: Where a temporary file lies; it takes some 20 bytes a row.
 
     Returns:
         ``tables``: of each its rows, bytes in Redis, widths (rows that keep so many numbers of the vector), admission
         and expiry; ``commit``, ``offsets`` by topic and partition, ``clock_ms``; ``log``; ``filter``: the admission
         filter's bytes, the share of its counters in use and its window, None where no table counts sightings.
     """
-    with read_stored(log, thin=True) as shard:
+    with read_stored(log, directory=directory, thin=True) as shard:
         if shard is None:
             return {
                 "tables": {},
@@ -148,8 +153,13 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
 
 
-def verify(log: CommitLog) -> Verdict:
-    """Checks the log's chain, every stored row, and that rows and log together make one shard."""
+def verify(log: CommitLog, directory: Path | None = None) -> Verdict:
+    """Checks the log's chain, every stored row, and that rows and log together make one shard.
+
+    Args:
+        log: Of the shard.
+        directory: Where a temporary file lies; it takes some 20 bytes a row.
+    """
     verdict = Verdict()
     state = log.state()
     if state.empty:
@@ -166,7 +176,7 @@ def verify(log: CommitLog) -> Verdict:
         return verdict
     with ExitStack() as stack:
         try:
-            shard = stack.enter_context(read_stored(log, thin=True))
+            shard = stack.enter_context(read_stored(log, directory=directory, thin=True))
         except (BadBytes, LogTrimmed) as error:
             verdict.faults.append(str(error))
             shard = None

@@ -19,7 +19,7 @@ class Keys:
     rows     hash   8-byte id, or ``cold`` -> row; many hashes a table, see ``layout.py``
     sizes    hash   of each table: `hashes:name` (how many it has) and `rows:name` (fields in all of them)
     parts    hash   what the folded commits carry besides rows: meta, definition, dense, …
-    plans    hash   table -> the dimension plan that it is to take over
+    plans    hash   table, or table:offset -> a dimension plan that it is to take over
     leases   hash   reader -> the commit behind which nothing may be trimmed, and until when
     ======== ====== ==================================================================================
     """

@@ -7,16 +7,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from embedding_store.bootstrap import Schema, Snapshot, bootstrap, stored_schema
+from embedding_store.bootstrap import Schema, Snapshot, bootstrap, stored_schema, whole
+from embedding_store.bounded_shard import BoundedShard
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.errors import StoreEmptied, StoreUnavailable
 from embedding_store.keys import Keys
 from embedding_store.log import CommitLog, Entry, epoch_number
 from embedding_store.materializer import Materializer
-from embedding_store.proposal import Proposal, read_proposals
+from embedding_store.proposal import Proposal, fulfil, read_proposals
 from embedding_store.redis_client import connect
 from embedding_store.server import keep_hashes_small, refuse_eviction
 from embedding_store.settings import StoreSettings
+from embedding_store.shard import Shard
+from embedding_store.stored_rows import StoredRows
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -31,10 +34,14 @@ class Owner:
     Args:
         settings: Where the store is.
         waiting: Called between attempts while Redis does not answer; it may raise to give up.
+        memory_budget: Bytes that the shard's rows may take; None: all of them are held.
     """
 
     def __init__(
-        self, settings: StoreSettings, waiting: Callable[[StoreUnavailable], None] = lambda error: None
+        self,
+        settings: StoreSettings,
+        waiting: Callable[[StoreUnavailable], None] = lambda error: None,
+        memory_budget: int | None = None,
     ) -> None:
         self._settings = settings
         self._waiting = waiting
@@ -48,6 +55,9 @@ class Owner:
         self._materializer: Materializer | None = None
         self._failure: Exception | None = None
         self._fold_error = ""
+        self._in_a_hurry = False
+        self._stored = StoredRows(self._log, self._folded, self._patiently)
+        self._budget = memory_budget
 
     def open(self, define: Callable[[bytes], Schema] = stored_schema) -> Snapshot | None:
         """Fences every earlier owner, then restores. May be called again, after the store went back in time.
@@ -67,17 +77,28 @@ class Owner:
         if self._settings.tune_server:
             self._patiently(lambda: keep_hashes_small(self._log.client))
         self._epoch = self._patiently(self._log.raise_epoch)
-        snapshot = self._patiently(lambda: bootstrap(self._log, True, self._settings.lease, define))
+        materializer = self._patiently(lambda: Materializer(self._log, self._epoch, self._settings.log_bytes // 4))
+        self._materializer = materializer
+        while self._budget is not None and self._patiently(materializer.fold):
+            pass  # rows may leave the memory while they are read only if the store has them as they are
+        snapshot = self._patiently(lambda: bootstrap(self._log, True, self._settings.lease, define, self._make))
         if snapshot is None and self.head != ROOT:
             raise StoreEmptied(f"the store is empty, but commit {self.head} had been made there")
         self.head = snapshot.id if snapshot else ROOT
-        materializer = self._patiently(lambda: Materializer(self._log, self._epoch, self._settings.log_bytes // 4))
-        self._materializer = materializer
         self._sizes = deque(snapshot.tail_bytes if snapshot else ())
         self._stop, self._failure = False, None
         self._thread = threading.Thread(target=self._fold, args=(materializer,), name="materializer", daemon=True)
         self._thread.start()
         return snapshot
+
+    def fresh(self, schema: Schema) -> Shard:
+        """An empty shard, for an empty store."""
+        return self._make(schema, b"")
+
+    def _make(self, schema: Schema, layouts: bytes) -> Shard:
+        if self._budget is None:
+            return whole(True)(schema, layouts)
+        return BoundedShard(self._stored, self._budget, schema.tables, schema.seed, schema.admission, layouts)
 
     def commit(self, commit: Commit) -> CommitId:
         """Appends one commit; waits while Redis does not answer, or while too much of the log is not folded.
@@ -101,9 +122,28 @@ class Owner:
                 raise self._failure
         return new
 
+    def fold(self) -> None:
+        """Waits until every commit is in the rows; errors as in :meth:`check`."""
+        since = time.monotonic()
+        with self._changed:
+            self._in_a_hurry = True
+            self._changed.notify_all()
+            try:
+                while self._failure is None and self._sizes:
+                    if time.monotonic() - since > _PATIENCE_S:
+                        self._waiting(StoreUnavailable(self._fold_error or "commits are being folded"))
+                    self._changed.wait(0.1)
+            finally:
+                self._in_a_hurry = False
+        self.check()
+
     def proposals(self, dims: dict[str, int]) -> list[Proposal]:
         """The dimension plans that wait to be taken over; arguments and errors as in :func:`read_proposals`."""
         return read_proposals(self._log, dims)
+
+    def fulfil(self, proposal: Proposal) -> None:
+        """Takes away a dimension plan that is in force and committed."""
+        fulfil(self._log, proposal)
 
     def check(self) -> None:
         """Tells what the materializer has met, for an owner that has nothing to commit.
@@ -169,6 +209,10 @@ class Owner:
     def _size(self) -> int:
         return sum(size for _, size in self._sizes)
 
+    def _folded(self) -> int:
+        """Number of the last commit that is wholly in the rows."""
+        return self._materializer.mark.seq if self._materializer is not None else 0
+
     def _fold(self, materializer: Materializer) -> None:
         interval_s = self._settings.fold_interval / 1000
         due = time.monotonic() + interval_s
@@ -181,6 +225,7 @@ class Owner:
             try:
                 while materializer.fold() and not self._stop:
                     self._forget(materializer.mark)
+                self._forget(materializer.mark)
                 self._fold_error = ""
             except StoreUnavailable as error:
                 self._fold_error = f"folding waits: {error}"
@@ -195,7 +240,7 @@ class Owner:
             due = time.monotonic() + interval_s
 
     def _is_urgent(self) -> bool:
-        return self._size() > self._settings.log_bytes // 4
+        return self._in_a_hurry or self._size() > self._settings.log_bytes // 4
 
     def _forget(self, mark: CommitId) -> None:
         with self._changed:

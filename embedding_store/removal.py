@@ -5,7 +5,7 @@ import orjson
 from embedding_store.bootstrap import bootstrap
 from embedding_store.commit import Commit, CommitId, encode
 from embedding_store.log import CommitLog, epoch_number
-from embedding_store.proposal import withdraw
+from embedding_store.proposal import TAKEOVERS, read_takeovers, withdraw
 
 
 def drop_table(log: CommitLog, name: str) -> CommitId:
@@ -25,6 +25,9 @@ def drop_table(log: CommitLog, name: str) -> CommitId:
     new = CommitId(snapshot.id.seq + 1, epoch_number(epoch))
     snapshot.shard.layouts.plans.pop(name, None)
     parts = {**snapshot.parts, **snapshot.shard.parts()}
+    if TAKEOVERS in parts:
+        taken = {table: offset for table, offset in read_takeovers(parts[TAKEOVERS]).items() if table != name}
+        parts[TAKEOVERS] = orjson.dumps(taken, option=orjson.OPT_SORT_KEYS)
     commit = Commit(snapshot.shard.clock_ms, definition, snapshot.positions, parts=parts, dropped=(name,))
     log.append(epoch, snapshot.id, new, encode(commit))
     withdraw(log, name)

@@ -107,17 +107,20 @@ class Sequences:
     Args:
         shard: Holds it.
         table: Number of the table.
+
+    Attributes:
+        fields: As which its rows are looked up, visitor by visitor.
     """
 
     def __init__(self, shard: Shard, table: int) -> None:
         self._shard = shard
         self._table = table
         self._length = shard.tables[table].length
-        self._fields = Fields(np.array([table]), np.ones(1, dtype=np.bool_), np.ones(1, dtype=np.bool_))
+        self.fields = Fields(np.array([table]), np.ones(1, dtype=np.bool_), np.ones(1, dtype=np.bool_))
 
     def read(self, visitors: NDArray[np.int64], missing: NDArray[np.bool_]) -> Past:
         """The past of some visitors: int64[B], bool[B]. Changes nothing."""
-        found = self._shard.lookup(single(visitors, missing), self._fields)
+        found = self._shard.lookup(single(visitors, missing), self.fields)
         shape = (visitors.size, self._length)
         past = Past(
             np.zeros(visitors.size, dtype=np.int64),
@@ -148,5 +151,5 @@ class Sequences:
             outcomes: float32[B].
         """
         batch = single(visitors, missing)
-        own = self._shard.sight(batch, self._shard.lookup(batch, self._fields), self._fields, times_ms, origins)
+        own = self._shard.sight(batch, self._shard.lookup(batch, self.fields), self.fields, times_ms, origins)
         _push(self._shard.arrays[0], self._table, self._length, own, items, times_ms, outcomes)

@@ -1,6 +1,7 @@
 """Settings of the store: where Redis is, and what each table is like."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -83,6 +84,13 @@ OptionalDuration = Annotated[
 
 ByteSize = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=str | int)]
 """A size, written as text, held as integer bytes."""
+
+OptionalByteSize = Annotated[
+    int | None,
+    BeforeValidator(lambda v: None if v is None or v == "none" else parse_bytes(v), json_schema_input_type=str | int),
+    PlainSerializer(lambda size: "none" if size is None else size, return_type=str | int),
+]
+"""A size or ``"none"``."""
 
 
 class Section(BaseModel):
@@ -201,6 +209,12 @@ class AdmissionSettings(Section):
 
     memory: ByteSize = Field(default=16 << 20, ge=1 << 16, description="of all counters; never grows")
     window: Duration = Field(default=7 * 86_400_000, description="event time over which sightings count")
+
+
+def least_budget(tables: Iterable[TableSettings], admission: AdmissionSettings) -> int:
+    """Bytes that a memory budget must have, half of them for rows."""
+    counting = any(table.admit_after > 1 and table.admission == "count" for table in tables)
+    return 2 * ((1 << 20) + (admission.memory if counting else 0))
 
 
 class StoreSettings(Section):

@@ -5,6 +5,8 @@ A batch's ids come as occurrences: B examples of F fields, (example b, field f) 
 value, scores as it.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,9 @@ class Shard(RowSet):
 
     # Scoring
 
+    def warm(self, lookups: Callable[[], Sequence[tuple[Occurrences, Fields]]]) -> None:
+        """Tells what will be looked up next, to a shard that must fetch rows from elsewhere; others do not ask."""
+
     def lookup(self, batch: Occurrences, fields: Fields) -> NDArray[np.int64]:
         """The row that scores each occurrence: int64[N]. Changes nothing."""
         found = np.empty(batch.ids.size, dtype=np.int64)
@@ -32,6 +37,10 @@ class Shard(RowSet):
             fields.tables, self.clock_ms, found,
         )  # fmt: skip
         return found
+
+    def take_misses(self) -> dict[int, NDArray[np.int64]]:
+        """Ids by table that lookups since the last call did not find although the store may have them: int64[n]."""
+        return {}
 
     def gather(self, rows: NDArray[np.int64], batch: Occurrences, fields: Fields) -> NDArray[np.float32]:
         """Pooled rows of each field at full width: float32[B, F, 1 + K]; first the linear weight, then the vector.
@@ -42,7 +51,9 @@ class Shard(RowSet):
             fields: Of the batch.
         """
         flat = np.empty((batch.offsets.size - 1, 1 + self.dim), dtype=np.float32)
-        gather(self.rows.arrays, self._layouts, self._table_arrays, rows, batch.offsets, fields.means, flat)
+        gather(
+            self.rows.arrays, self._layouts, self._table_arrays, batch.ids, rows, batch.offsets, fields.means, flat
+        )  # fmt: skip
         out = flat.reshape(-1, fields.means.size, 1 + self.dim)
         for f, matrix in self._matrices(fields):
             out[:, f, 1 : 1 + len(matrix)] = out[:, f, 1 : 1 + len(matrix)] @ matrix.T
@@ -193,9 +204,13 @@ class Shard(RowSet):
         for t in np.unique(headers["table"]).tolist():
             ids = headers["id"][headers["table"] == t].astype(np.int64)
             self.remove(t, ids)
-            self._gone[t] = np.concatenate([self._gone[t], ids])
+            self._note_gone(t, ids)
             went[t] = ids.size
         return went
+
+    def _note_gone(self, table: int, ids: NDArray[np.int64]) -> None:
+        """The next commit says that these ids have no row any more."""
+        self._gone[table] = np.concatenate([self._gone[table], ids])
 
     # Plans
 
@@ -210,8 +225,7 @@ class Shard(RowSet):
         faults = plan.faults(settings.dim) if plan else []
         if faults:
             raise ValueError(f"the plan of table {table!r}: " + "; ".join(faults))
-        if self._stale >= 0:
-            self.settle()  # what an earlier plan dropped stays dropped
+        self.carry_out()  # what an earlier plan dropped stays dropped
         if plan is None:
             self.layouts.plans.pop(table, None)
         else:
@@ -219,15 +233,28 @@ class Shard(RowSet):
         self._layouts = self.layouts.arrays()
         self._stale = 0
 
+    def carry_out(self, make_room: Callable[[], None] = lambda: None) -> None:
+        """Re-encodes what the present plans have otherwise, if they are not carried out yet.
+
+        Args:
+            make_room: Called where memory runs short: commits, and waits until that is folded.
+        """
+        if self._stale >= 0:
+            self.settle()
+
     def _reencode(self, rows: int) -> None:
         """Re-encodes the stale among the next so many rows; once round, there are none left."""
         if self._stale < 0 or not self.learning:
             return
         last = min(self._stale + rows, self.index.rows_end)
-        self.rows.reserve(self.index.rows_end, (last - self._stale) * self._widest)
-        self._reserve_dirty(last - self._stale)
-        reencode_stale(self.rows.arrays, self._layouts, self._table_arrays, self._stale, last, self.seq, self._touched)
+        self._renew(np.arange(self._stale, last))
         self._stale = last if last < self.index.rows_end else -1
+
+    def _renew(self, some: NDArray[np.int64]) -> None:
+        """Re-encodes those of some rows, int64[n], that the present plans have otherwise."""
+        self.rows.reserve(self.index.rows_end, some.size * self._widest)
+        self._reserve_dirty(some.size)
+        reencode_stale(self.rows.arrays, self._layouts, self._table_arrays, some, self.seq, self._touched)
 
     def settle(self) -> None:
         """Re-encodes every row that the present plans have otherwise, as a dump shows them."""
@@ -236,6 +263,10 @@ class Shard(RowSet):
             self._reencode(1 << 16)
 
     # What a commit takes
+
+    def keep(self) -> bool:
+        """Whether memory suffices; a shard that may hold only so much lets cold rows go first."""
+        return True
 
     def sweep(self, rows: int) -> None:
         """Removes the expired among the next so many rows; the sweep goes round, so repeated calls reach every row."""

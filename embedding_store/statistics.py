@@ -24,6 +24,7 @@ class Statistics:
         inputs: Names of the inputs that :meth:`update` gets, in their order.
 
     Attributes:
+        fields: As which their rows are looked up.
         columns: Of each table's accumulators, where its numbers begin in what :meth:`read` gives.
     """
 
@@ -31,7 +32,7 @@ class Statistics:
         self._shard = shard
         self._arrays = accumulators.accumulator_arrays(shard.tables, tables, inputs)
         count = len(tables)
-        self._fields = Fields(
+        self.fields = Fields(
             np.array(tables, dtype=np.int64), np.ones(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
         )
         ends = np.cumsum(self._arrays.lengths)
@@ -53,7 +54,7 @@ class Statistics:
             int64[B * S], the row of each id in each table, and float64[B, W]. Counts and sums, 0 for none. The latest
             values, newest first, NaN for none. ms since the latest time, NaN for none.
         """
-        found = self._shard.lookup(_one_each(ids, missing), self._fields)
+        found = self._shard.lookup(one_each(ids, missing), self.fields)
         out = np.empty((times_ms.size, self._width), dtype=np.float64)
         accumulators.read(*self._shard.arrays, self._arrays, found, times_ms, out)
         return found, out
@@ -79,11 +80,12 @@ class Statistics:
             origins: uint64[B], where each example came from.
             inputs: float64[B, I], NaN where an input has no value.
         """
-        batch = _one_each(ids, missing)
-        own = self._shard.sight(batch, found, self._fields, times_ms, origins)
+        batch = one_each(ids, missing)
+        own = self._shard.sight(batch, found, self.fields, times_ms, origins)
         rows, _ = self._shard.arrays
         accumulators.update(rows, self._arrays, own, times_ms, inputs)
 
 
-def _one_each(ids: NDArray[np.int64], missing: NDArray[np.bool_]) -> Occurrences:
+def one_each(ids: NDArray[np.int64], missing: NDArray[np.bool_]) -> Occurrences:
+    """One id a table: int64[B, S], bool[B, S]."""
     return Occurrences(ids.ravel(), missing.ravel(), np.arange(ids.size + 1, dtype=np.int64))

@@ -4,21 +4,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
 
 from embedding_store.bootstrap import Schema, Snapshot
 from embedding_store.commit import Commit
-from embedding_store.dump import write_dump
 from embedding_store.errors import BadBytes, LineageBroken, StoreEmptied, StoreUnavailable
 from embedding_store.owner import Owner
-from embedding_store.shard import Shard
+from embedding_store.proposal import TAKEOVERS
 from trainer.appended import Appended
-from trainer.errors import BadRecord, EventsUnavailable
+from trainer.errors import BadRecord
+from trainer.feed import Feed
 from trainer.learner import Learner
 from trainer.metrics import TrainerMetrics
+from trainer.patience import Patience, Stopped
 from trainer.pending import Pending, Run
-from trainer.positions import Positions, parse_positions
+from trainer.rescue import rescue
 from trainer.restore import describe_changes, reconcile
 from trainer.settings import TrainerConfig
 from trainer.slices import Slices
@@ -30,12 +30,7 @@ _log = logging.getLogger(__name__)
 _POLL_MS = 20
 _POLL_RECORDS = 1000
 _REFRESH_S = 1.0
-_RETRY_S = 0.5
 _BACKLOG_SHARE = 256  # a batch takes at most this share of what is waiting
-
-
-class Stopped(Exception):
-    """The trainer was asked to end."""
 
 
 class Trainer:
@@ -54,11 +49,12 @@ class Trainer:
         self._settings = config.trainer
         self._stop = stop
         self._clock = clock
+        self._patience = Patience(stop, clock)
         self._source = Source(config.events, config.trainer.start)
-        self._owner = Owner(config.store, self._wait_for_store)
+        self._feed = Feed(self._source, self._patience)
+        self._owner = Owner(config.store, self._patience.for_store, config.trainer.memory_budget)
         self._slices = Slices(config.trainer.slices, config.definition.features, config.trainer.slice_values)
         self._metrics = TrainerMetrics([task.name for task in config.definition.tasks], self._slices)
-        self._warned = 0.0
 
     def run(self) -> None:
         """Restores, then learns until asked to stop.
@@ -85,11 +81,10 @@ class Trainer:
         except Stopped:
             _log.warning("ended while waiting; everything since commit %s will be read again", self._owner.head)
         except StoreEmptied as error:
-            self._rescue()
-            raise StoreEmptied(
-                f"{error}. What this trainer held is in {self._config.rescue}; "
-                f"`dolmen store load {self._config.rescue}` brings it back"
-            ) from error
+            parts = {**self._learner.parts(), **self._takeover.parts()}
+            shard, positions = self._learner.shard, self._positions.to_json()
+            held = Snapshot(shard, self._owner.head, self._definition, positions, parts)
+            raise StoreEmptied(f"{error}. {rescue(self._config.rescue, held)}") from error
         finally:
             if server is not None:
                 server.shutdown()
@@ -102,9 +97,11 @@ class Trainer:
         configured = self._config.definition
         snapshot = self._owner.open(self._schema)
         definition = reconcile(configured, snapshot.definition if snapshot else b"")
-        shard = snapshot.shard if snapshot else Shard(definition.tables, definition.seed, True, definition.admission)
+        schema = Schema(definition.tables, definition.seed, definition.admission)
+        shard = snapshot.shard if snapshot else self._owner.fresh(schema)
         self._learner = Learner(definition, shard)
-        self._takeover = Takeover(self._owner, shard)
+        taken = snapshot.parts.get(TAKEOVERS, b"") if snapshot else b""
+        self._takeover = Takeover(self._owner, shard, taken, self._make_room)
         self._read_plans()
         self._definition = definition.to_json()
         fresh = self._learner.load_parts(snapshot.parts if snapshot else {})
@@ -115,7 +112,7 @@ class Trainer:
             for name in fresh:
                 _log.warning("changed configuration: the dense weights %r start afresh", name)
         stored = snapshot.positions if snapshot else {}
-        self._open_source(stored)
+        self._positions = self._feed.open(stored)
         self._pending = Pending(
             self._learner.scorer.featurizer, self._learner.scorer.tasks, self._config.events.max_ahead, self._slices
         )
@@ -133,16 +130,6 @@ class Trainer:
     def _schema(self, stored: bytes) -> Schema:
         definition = reconcile(self._config.definition, stored)
         return Schema((*definition.tables, *definition.retired), definition.seed, definition.admission)
-
-    def _open_source(self, stored: dict[str, Any]) -> None:
-        while True:
-            try:
-                self._source.open(parse_positions(stored))
-                break
-            except EventsUnavailable as error:
-                self._wait_for_kafka(error)
-        self._losses = self._source.lost_logs
-        self._positions = Positions(self._source.positions())
 
     # The loop
 
@@ -164,12 +151,8 @@ class Trainer:
     def _poll(self, timeout_ms: int) -> None:
         if self._pending.examples > 4 * self._settings.max_batch_size:
             return
-        try:
-            with self._timed("poll"):
-                records = self._source.poll(timeout_ms, _POLL_RECORDS)
-        except EventsUnavailable as error:
-            self._wait_for_kafka(error)
-            return
+        with self._timed("poll"):
+            records = self._feed.poll(timeout_ms, _POLL_RECORDS)
         if records:
             self._silent_since = self._clock()
             with self._timed("decode"):
@@ -225,6 +208,8 @@ class Trainer:
         faults = [(message, message.fault) for message in run.messages if message.fault is not None]
         if run.batch is not None:
             try:
+                if not self._learner.shard.keep():
+                    self._make_room()
                 with self._timed("learn"):
                     scores = self._learner.score_and_learn(run.batch)
                     self._learner.shard.sweep(4 * len(run.batch))
@@ -243,11 +228,16 @@ class Trainer:
     # Committing
 
     def _commit(self) -> None:
+        self._append()
+        if self._takeover.due_at_commit:
+            self._takeover.at_commit()
+            self._append()
+            with suppress(StoreUnavailable):
+                self._takeover.confirm()
+
+    def _append(self) -> None:
         start = self._clock()
-        self._settle_events()
-        if self._source.lost_logs != self._losses:
-            # what was polled since the last check may stem from either log: only what is committed is sure
-            raise LineageBroken("a Kafka log was lost; going back to the last commit and on from the new log")
+        self._feed.settle()
         shard = self._learner.shard
         blocks, gone = shard.take_changes()
         commit = Commit(
@@ -256,52 +246,33 @@ class Trainer:
             positions=self._positions.to_json(),
             blocks=blocks,
             gone=gone,
-            parts={**self._learner.parts(), **shard.parts()},
+            parts={**self._learner.parts(), **shard.parts(), **self._takeover.parts()},
             appended=self._appended.take(),
             examples=self._examples,
         )
         self._owner.commit(commit)
         self._source.commit_offsets(self._positions.by_topic())
         self._examples, self._uncommitted = 0, False
-        if self._takeover.due_at_commit:
-            self._takeover.at_commit()
-            self._uncommitted = shard.layouts.to_json() != commit.parts["layouts"]
         now = self._clock()
         self._due = now + self._settings.commit_interval / 1000
         self._metrics.commit_seconds.observe(now - start)
         self._metrics.stages.labels("commit").inc(now - start)
         self._metrics.commit_rows.observe(commit.row_count)
 
-    def _settle_events(self) -> None:
-        """Dead letters are acknowledged and the topic is still the same one, before a commit passes its messages."""
-        while True:
-            try:
-                self._source.flush_dead_letters()
-                self._source.check()
-                return
-            except EventsUnavailable as error:
-                self._wait_for_kafka(error)
+    def _make_room(self) -> None:
+        """Rows that changed can leave the memory once they are committed and folded."""
+        self._append()
+        self._owner.fold()
+        if not self._learner.shard.keep():
+            self._patience.warn("trainer.memory_budget: the rows of one batch take more than it leaves for rows")
 
-    def _rescue(self) -> None:
-        snapshot = Snapshot(
-            self._learner.shard, self._owner.head, self._definition, self._positions.to_json(), self._learner.parts()
-        )
-        self._config.rescue.parent.mkdir(parents=True, exist_ok=True)
-        with self._config.rescue.open("wb") as file:
-            write_dump(file, snapshot)
-
-    # Waiting and telling
+    # Telling
 
     def _refresh(self) -> None:
         self._refreshed = self._clock()
         if not self._uncommitted:
             self._owner.check()
-            try:
-                self._source.check()
-            except EventsUnavailable as error:
-                self._warn(f"Kafka does not answer: {error}")
-            if self._source.lost_logs != self._losses:
-                raise LineageBroken("a Kafka log was lost; going back to the last commit and on from the new log")
+            self._feed.check()
         self._read_plans()
         if self._takeover.due_at_commit and not self._uncommitted:
             self._commit()
@@ -313,20 +284,4 @@ class Trainer:
         try:
             self._takeover.read()
         except BadBytes as error:
-            self._warn(str(error))
-
-    def _wait_for_store(self, error: StoreUnavailable) -> None:
-        self._warn(f"waiting for the store, nothing is lost: {error}")
-        if self._stop.is_set():
-            raise Stopped
-
-    def _wait_for_kafka(self, error: EventsUnavailable) -> None:
-        self._warn(f"waiting for Kafka: {error}")
-        if self._stop.wait(_RETRY_S):
-            raise Stopped
-
-    def _warn(self, text: str) -> None:
-        """Says a thing that lasts, but not more than once in five seconds."""
-        if self._clock() - self._warned >= 5.0:
-            self._warned = self._clock()
-            _log.warning("%s", text)
+            self._patience.warn(str(error))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedding_store import gaussian
-from embedding_store.lookup import Occurrences
+from embedding_store.lookup import Fields, Occurrences
 from embedding_store.sequences import Past
 from embedding_store.shard import Shard
 from trainer.batch import Batch
@@ -68,10 +68,13 @@ class Embedder:
         self.stream = Stream(definition, shard, featurizer)
         tasks = len(definition.tasks)
         self.bias = np.tile([0.0, gaussian.BIAS_VARIANCE], (tasks, 1)) if definition.gaussian else None
+        count, of_store = len(featurizer.fields), featurizer.of_store
+        self._own_fields = Fields(of_store.tables[:count], of_store.means[:count], of_store.counted[:count])
         self._attends = definition.model.name == "din"
 
     def embed(self, batch: Batch) -> Embedded:
         """What the store has for a batch."""
+        self._shard.warm(lambda: [*self.stream.lookups(batch), (batch.occurrences, self._own_fields)])
         remembered = self.stream.read(batch)
         occurrences = remembered.occurrences
         if remembered.past is not None:

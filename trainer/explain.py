@@ -73,8 +73,8 @@ class Question:
         baseline: Of a candidate of whom nothing is known, B = 1, with the same parts; mask and ages are not its own.
         names: Of the features.
         task: Which logit.
-        scale: What a Gaussian mean counts in the wide logit, 1 / sqrt(1 + 0.3927 s) with s the sum of variances.
-        baseline_scale: The same of the baseline.
+        means: [1, F, T], what each field's Gaussian mean counts in the wide logit; where there is one.
+        baseline_means: The same of the baseline.
     """
 
     model: Model
@@ -82,16 +82,16 @@ class Question:
     baseline: Inputs
     names: Names
     task: int
-    scale: float = 1.0
-    baseline_scale: float = 1.0
+    means: Tensor | None = None
+    baseline_means: Tensor | None = None
 
     def answer(self) -> Explanation:
         """The contributions. Takes milliseconds and changes nothing."""
-        given = _leaves(self.inputs, self.scale)
+        given = _leaves(self.inputs, self.means)
         nothing = {name: torch.zeros_like(leaf) for name, leaf in given.items()}
         additive = self._output(self.model.additive, given)
         exact, _ = self._by_feature(self._attributions(self.model.additive, nothing, given, 1))
-        baseline = _leaves(self.baseline, self.baseline_scale)
+        baseline = _leaves(self.baseline, self.baseline_means)
         deep = self._output(self.model.deep, given)
         change = deep - self._output(self.model.deep, baseline)
         steps = _STEPS
@@ -114,7 +114,7 @@ class Question:
             leaves["linear"],
             leaves["vectors"],
             leaves["numbers"],
-            leaves["means"].sum(1, keepdim=True) + leaves["unexplained"] if "means" in leaves else None,
+            leaves["means"].sum(1) + leaves["unexplained"] if "means" in leaves else None,
             leaves.get("confidence"),
             leaves.get("sequence"),
             None if mask is None else mask.expand(size, -1),
@@ -144,9 +144,10 @@ class Question:
     def _by_feature(self, found: Leaves) -> tuple[dict[str, float], float]:
         """Attributions of each feature, and of what is no feature's."""
         total = (found["linear"] + found["vectors"].sum(2))[0]
-        for name in ("means", "confidence"):
-            if name in found:
-                total = total + found[name][0]
+        if "means" in found:
+            total = total + found["means"][0].sum(1)
+        if "confidence" in found:
+            total = total + found["confidence"][0]
         shares = dict(zip(self.names.fields, total.tolist(), strict=True))
         shares.update(zip(self.names.numbers, found["numbers"][0].tolist(), strict=True))
         if "sequence" in found:
@@ -154,7 +155,7 @@ class Question:
         return shares, float(found["unexplained"].sum()) if "unexplained" in found else 0.0
 
 
-def _leaves(inputs: Inputs, scale: float) -> Leaves:
+def _leaves(inputs: Inputs, means: Tensor | None) -> Leaves:
     """The independent parts; a wide logit falls apart into what each mean counts in it, and what is left."""
     leaves = {
         "linear": inputs.linear.double(),
@@ -162,8 +163,9 @@ def _leaves(inputs: Inputs, scale: float) -> Leaves:
         "numbers": inputs.numbers.double(),
     }
     if inputs.wide is not None:
-        leaves["means"] = scale * leaves["linear"]
-        leaves["unexplained"] = inputs.wide.double() - leaves["means"].sum(1, keepdim=True)
+        nothing = torch.zeros(*inputs.linear.shape, inputs.wide.shape[1], dtype=torch.float64)
+        leaves["means"] = nothing if means is None else means.double()
+        leaves["unexplained"] = inputs.wide.double() - leaves["means"].sum(1)
     if inputs.confidence is not None:
         leaves["confidence"] = inputs.confidence.double()
     if inputs.sequence is not None:
@@ -199,12 +201,15 @@ def ask(scorer: Scorer, batch: Batch, task: int) -> Question:
         baseline._replace(numbers=torch.zeros_like(baseline.numbers)),
         Names(names, scorer.featurizer.numbers, past.name if past is not None else "sequence"),
         task,
-        _scale(embedded, task),
-        _scale(nothing, task),
+        _means(embedded, inputs),
+        _means(nothing, baseline),
     )
 
 
-def _scale(embedded: Embedded, task: int) -> float:
-    if embedded.moments is None:
-        return 1.0
-    return float(1.0 / np.sqrt(1.0 + MODERATION * embedded.moments[0, task, 1]))
+def _means(embedded: Embedded, inputs: Inputs) -> Tensor | None:
+    """What each field's mean counts in the wide logits, [B, F, T]; a field that is only the model's own, nothing."""
+    if embedded.moments is None or embedded.means is None:
+        return None
+    shrunk = embedded.means / np.sqrt(1.0 + MODERATION * embedded.moments[:, None, :, 1])
+    more = inputs.linear.shape[1] - shrunk.shape[1]
+    return torch.from_numpy(np.pad(shrunk, ((0, 0), (0, more), (0, 0))))

@@ -5,7 +5,6 @@ Embedding rows take the gradient of the loss summed over the batch; the dense we
 
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from trainer.batch import Batch
 from trainer.definition import Definition
 from trainer.embedder import Embedded
 from trainer.errors import BadRecord
+from trainer.models.model import Backward
 from trainer.models.regularisation import batch_aware
 from trainer.scorer import Scorer, sigmoid
 
@@ -103,16 +103,19 @@ class Learner:
         scorer, shard = self.scorer, self.shard
         embedded = scorer.embedder.embed(batch)
         inputs, pooled = scorer.inputs(embedded, batch.times_ms, learning=True)
-        logits = scorer.module(inputs)
-        gradients = self._backward(batch, logits, pooled)
+        logits, backward = scorer.module.run(inputs)
+        probabilities = sigmoid(logits)
+        gradients = self._backward(batch, probabilities, backward, pooled)
         self._step_dense(len(batch))
         self._learn_rows(batch, embedded, gradients)
         moments.observe(embedded.remembered.numbers, scorer.moments)
         scorer.embedder.stream.update(batch, embedded.remembered)
         shard.pass_on(batch.times_ms)
-        return sigmoid(logits.detach().numpy())
+        return probabilities
 
-    def _backward(self, batch: Batch, logits: Tensor, pooled: Tensor) -> NDArray[np.float32] | None:
+    def _backward(
+        self, batch: Batch, probabilities: NDArray[np.float64], backward: Backward, pooled: Tensor
+    ) -> NDArray[np.float32] | None:
         """Gradients of the summed cross entropy; of a logit it is weight * (p - label).
 
         Those of the dense weights are left in the scorer.
@@ -122,10 +125,9 @@ class Learner:
         """
         known = ~np.isnan(batch.labels)
         with np.errstate(invalid="ignore", over="ignore"):
-            errors = (sigmoid(logits.detach().numpy()) - batch.labels) * batch.weights[:, None]
-            errors = np.where(known, errors, 0.0).astype(np.float32)
-        if logits.requires_grad:
-            logits.backward(torch.from_numpy(errors))  # type: ignore[no-untyped-call]  # torch's own signature is untyped
+            slopes = (probabilities - batch.labels) * batch.weights[:, None]
+            errors = np.where(known, slopes, 0.0).astype(np.float32)
+            backward(errors)
         gradients: NDArray[np.float32] | None = None if pooled.grad is None else pooled.grad.numpy()
         sound = _is_sound(self.scorer.gradients) and (gradients is None or _is_sound(gradients))
         if not (sound and np.isfinite(errors).all()):

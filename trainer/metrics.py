@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from embedding_store.bounded_shard import BoundedShard
 from embedding_store.shard import Shard
 from trainer.health import Health
 from trainer.slices import Slices
@@ -50,6 +51,7 @@ class TrainerMetrics:
         self.commit_seconds = Histogram("dolmen_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=r)
         self.commit_rows = Histogram("dolmen_commit_rows", "Rows of a commit.", buckets=_ROWS, registry=r)
         self._unfolded = Gauge("dolmen_log_unfolded_bytes", "Commits that are not in the rows yet.", registry=r)
+        self._memory = Gauge("dolmen_trainer_bytes", "Memory of rows, index and filters.", registry=r)
         self._rows = Gauge("dolmen_store_rows", "Rows held.", ["table"], registry=r)
         self._bytes = Gauge("dolmen_store_bytes", "Bytes of the rows as stored, ids included.", ["table"], registry=r)
         self._batch = Histogram(
@@ -76,6 +78,7 @@ class TrainerMetrics:
         for (topic, partition), left in lag.items():
             self._lag.labels(topic, str(partition)).set(left)
         self._unfolded.set(unfolded_bytes)
+        self._memory.set(shard.nbytes)
         for t, table in enumerate(shard.tables):
             rows = int(shard.counts[t])
             self._rows.labels(table.name).set(rows)
@@ -108,6 +111,17 @@ class TrainerMetrics:
         return server, server.server_port
 
 
+_COUNTED = (
+    ("admitted", "dolmen_ids_admitted: Ids that got a row."),
+    ("filtered", "dolmen_ids_filtered: Sightings of ids without a row that did not get one."),
+    ("expired", "dolmen_rows_expired: Rows gone for not being seen."),
+)
+_COUNTED_IF_BOUNDED = (
+    ("evicted", "dolmen_rows_evicted: Rows that left the memory and are in Redis only."),
+    ("returned", "dolmen_rows_returned: Rows that came back from Redis."),
+)
+
+
 class _Ids(Collector):
     """Counters that the shard keeps."""
 
@@ -116,11 +130,7 @@ class _Ids(Collector):
     def collect(self) -> list[CounterMetricFamily]:
         """One family a counter."""
         families = []
-        for name, text in (
-            ("admitted", "dolmen_ids_admitted: Ids that got a row."),
-            ("filtered", "dolmen_ids_filtered: Sightings of ids without a row that did not get one."),
-            ("expired", "dolmen_rows_expired: Rows gone for not being seen."),
-        ):
+        for name, text in (*_COUNTED, *(_COUNTED_IF_BOUNDED if isinstance(self.shard, BoundedShard) else ())):
             metric, _, documentation = text.partition(": ")
             family = CounterMetricFamily(metric, documentation, labels=["table"])
             if self.shard is not None:

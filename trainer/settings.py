@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from embedding_store.settings import Accumulator, Duration, OptionalDuration, Section, StoreSettings
+from embedding_store.settings import Accumulator, Duration, OptionalByteSize, OptionalDuration, Section, StoreSettings
 
 if TYPE_CHECKING:
     from trainer.definition import Definition
@@ -275,6 +275,9 @@ class TrainerSettings(Section):
     start: str = Field(default="earliest", description="earliest, latest or an RFC 3339 time")
     deterministic: bool = False
     deterministic_idle: Duration = 2_000
+    memory_budget: OptionalByteSize = Field(
+        default=None, description="of rows, their index and filters, or none; what is colder is in Redis only"
+    )
     slices: tuple[str, ...] = Field(
         default=(), max_length=8, description="features or sources by whose values the quality is told apart"
     )

@@ -10,11 +10,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store.lookup import Occurrences
+from embedding_store.lookup import Fields, Occurrences, single
 from embedding_store.sequences import Past, Sequences
 from embedding_store.settings import Accumulator
 from embedding_store.shard import Shard
-from embedding_store.statistics import Statistics
+from embedding_store.statistics import Statistics, one_each
 from trainer.batch import Batch
 from trainer.crosses import cross_id
 from trainer.definition import Definition
@@ -176,6 +176,18 @@ class Stream:
         past = definition.sequence
         self._sequences = Sequences(shard, shard.number[past.name]) if past is not None else None
         self._of = None if past is None or past.of is None else featurizer.targets.index(f"item.labels.{past.of}")
+
+    def lookups(self, batch: Batch) -> list[tuple[Occurrences, Fields]]:
+        """What :meth:`read` looks up."""
+        found = []
+        if self._sequences is not None:
+            visitor = self._featurizer.visitor
+            visitors = single(batch.keys[:, visitor].copy(), batch.key_missing[:, visitor].copy())
+            found.append((visitors, self._sequences.fields))
+        if self._statistics is not None:
+            keys = one_each(batch.keys[:, self._by], batch.key_missing[:, self._by])
+            found.append((keys, self._statistics.fields))
+        return found
 
     def read(self, batch: Batch) -> Remembered:
         """What the store remembers of a batch's ids. Changes nothing."""

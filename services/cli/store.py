@@ -37,7 +37,7 @@ def stats(config: Config = None, data_dir: DataDir = _HERE, json: AsJson = False
     from services.cli.store_bytes import add_held_bytes
 
     with _opened(config, data_dir) as log:
-        found = describe(log)
+        found = describe(log, _scratch(data_dir))
         add_held_bytes(found["tables"], _metrics_urls(config, data_dir))
     if json:
         _print_json(found)
@@ -155,7 +155,7 @@ def verify(config: Config = None, data_dir: DataDir = _HERE, json: AsJson = Fals
     from embedding_store.inspection import verify as check
 
     with _opened(config, data_dir) as log:
-        verdict = check(log)
+        verdict = check(log, _scratch(data_dir))
     if json:
         _print_json({"ok": not verdict.faults, "checked": verdict.checked, "faults": verdict.faults})
     else:
@@ -219,7 +219,11 @@ def plan(
             value = None if file is None else orjson.loads(file.read_bytes())
         except orjson.JSONDecodeError as error:
             _fail(f"{file}: is not JSON: {error}")
-        propose(log, Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset))
+        wanted = Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset)
+        try:
+            propose(log, wanted)
+        except ValueError as error:
+            _fail(str(error))
     typer.echo(
         f"the trainer takes the plan of {table!r} over at its next commit"
         if from_offset is None
@@ -255,6 +259,11 @@ def _metrics_urls(config: Path | None, data_dir: Path) -> dict[str, str]:
     url = load_settings(config).store.url
     running = read_ready(data_dir)
     return dict(running.metrics_urls) if running and url in (None, running.redis_url) else {}
+
+
+def _scratch(data_dir: Path) -> Path | None:
+    """Where temporary files lie: in a container, /tmp may be memory."""
+    return data_dir if data_dir.is_dir() else None
 
 
 @contextmanager

@@ -30,65 +30,23 @@ from embedding_store.errors import StoreError
 from embedding_store.inspection import verify
 from embedding_store.keys import Keys
 from embedding_store.log import CommitLog
+from embedding_store.plan import TablePlan
+from embedding_store.proposal import Proposal, propose
 from embedding_store.redis_client import connect
 from embedding_store.settings import StoreSettings
 from services.datasets.reader import open_dataset
 from services.local.servers import Server, start_broker, start_valkey
 
-CONFIG = """
-[[tables]]
-name = "video"
-expire_after = "12h"
-[[tables]]
-name = "topic"
-dim = 4
-[[tables]]
-name = "author"
-admit_after = 3
-[[tables]]
-name = "tab_x_user"
-optimizer = "adam"
-admit_after = 2
-admission = "probability"
-[[features]]
-name = "user"
-source = "user.id"
-kind = "id"
-[[features]]
-name = "video"
-source = "item.id"
-kind = "id"
-[[features]]
-name = "topic"
-source = "item.tag"
-kind = "ids"
-[[features]]
-name = "author"
-source = "item.author_id"
-kind = "id"
-[[features]]
-name = "tab"
-source = "context.tab"
-kind = "id"
-[[features]]
-name = "duration"
-source = "item.duration_ms"
-kind = "number"
-transform = "log"
-[[features]]
-name = "duration_bucket"
-source = "item.duration_ms"
-kind = "number"
-buckets = [8000, 16000, 64000]
-[[features]]
-name = "tab_x_user"
-kind = "cross"
-inputs = ["tab", "user"]
-[[tasks]]
-name = "click"
-[trainer]
-commit_interval = "50ms"
-"""
+CONFIG = Path(__file__).with_name("storm.toml").read_text()
+BUDGET = "2200KiB"
+"""Of the trainer that is killed; the one that is left alone holds every row."""
+PLANS = (
+    ("video", TablePlan((2, 8), ((0,), (0, 3), tuple(range(8)))), 0.3),
+    ("video", TablePlan((4,), ((1, 3), (0, 1, 2, 3))), 0.35),
+    ("tab_x_user", TablePlan((), ((0, 1, 2, 3),)), 0.5),
+    ("video", None, 0.7),
+)
+"""Dimension plans that come while it learns: of which table, and after what part of the stream."""
 _LIMIT_S = 180.0
 
 
@@ -100,6 +58,8 @@ class Outcome:
         kills: Kills of the trainer, those before it had consumed anything included.
         counted: Kills after it had consumed something and before it had everything.
         store_kills: Kills of the store.
+        evicted: Rows that left the trainer's memory.
+        returned: Rows that came back.
         equal: Whether the dump equals that of the uninterrupted run.
         faults: What `verify` found.
     """
@@ -107,9 +67,16 @@ class Outcome:
     kills: int = 0
     counted: int = 0
     store_kills: int = 0
+    evicted: int = 0
+    returned: int = 0
     equal: bool = False
     dump_bytes: int = 0
     faults: list[str] = field(default_factory=list)
+
+    def count(self, trainer: "TrainerProcess") -> None:
+        """Adds what a trainer that is about to end tells of its memory."""
+        self.evicted += int(trainer.total("dolmen_rows_evicted_total"))
+        self.returned += int(trainer.total("dolmen_rows_returned_total"))
 
 
 class TrainerProcess:
@@ -141,14 +108,16 @@ class TrainerProcess:
 
     def consumed(self) -> float:
         """Examples learned from by this process; 0 before it is ready."""
+        return self.total("dolmen_examples_total")
+
+    def total(self, name: str) -> float:
+        """A counter of this process, over all its labels; 0 before it is ready."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=2) as answer:
                 text = answer.read().decode()
         except (urllib.error.URLError, OSError):
             return 0.0
-        return sum(
-            float(row.rpartition(" ")[2]) for row in text.splitlines() if row.startswith("dolmen_examples_total{")
-        )
+        return sum(float(row.rpartition(" ")[2]) for row in text.splitlines() if row.startswith(name + "{"))
 
     def end(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
@@ -213,9 +182,12 @@ def wait_for(what: str, ready: Callable[[], bool], trainer: TrainerProcess | Non
         time.sleep(0.02)
 
 
-def finish(store: Store, trainer: TrainerProcess, topic: str, messages: int) -> None:
-    """Waits until everything is committed, then ends the trainer in order."""
+def finish(
+    store: Store, trainer: TrainerProcess, topic: str, messages: int, last: Callable[[], None] = lambda: None
+) -> None:
+    """Waits until everything is committed, does a last thing, then ends the trainer in order."""
     wait_for("end of the stream", lambda: sum(store.offsets(topic).values()) >= messages, trainer)
+    last()
     code = trainer.end()
     assert code == 0, trainer.tail()
 
@@ -229,7 +201,7 @@ def run_storm(
     examples: int,
     store_kills: bool = True,
 ) -> Outcome:
-    """One uninterrupted run, one with kills, and the comparison.
+    """One uninterrupted run that holds every row, one with kills and a memory budget, and the comparison.
 
     Args:
         directory: For configuration, logs and dumps.
@@ -245,13 +217,16 @@ def run_storm(
     messages = write_stream(bootstrap_servers, topic, examples)
     names = {"DOLMEN_EVENTS__TOPICS__EXAMPLES": topic, "DOLMEN_EVENTS__TOPICS__DEAD_LETTERS": f"{topic}-dead"}
 
-    calm = Store(valkey.url, f"{topic}-calm")
+    calm, prefix = Store(valkey.url, f"{topic}-calm"), f"{topic}-storm"
+    store = Store(valkey.url, prefix)
+    for table, plan, part in PLANS:
+        for one in (calm, store):
+            propose(one.log, Proposal(table, plan, from_offset=int(part * messages)))
     finish(calm, TrainerProcess(directory, valkey.url, bootstrap_servers, f"{topic}-calm", **names), topic, messages)
     wanted = calm.dump(directory / "calm.dump")
 
+    names["DOLMEN_TRAINER__MEMORY_BUDGET"] = BUDGET
     outcome = Outcome(dump_bytes=len(wanted))
-    prefix = f"{topic}-storm"
-    store = Store(valkey.url, prefix)
     while outcome.counted < kills:
         trainer = TrainerProcess(directory, valkey.url, bootstrap_servers, prefix, **names)
         early = outcome.kills % 5 == 4
@@ -267,13 +242,15 @@ def run_storm(
                 trainer.end(signal.SIGKILL)
             valkey.restart()
         consumed = trainer.consumed() > 0 or not early
+        outcome.count(trainer)
         trainer.end(signal.SIGKILL)
         outcome.kills += 1
         left = sum(store.offsets(topic).values()) < messages
         outcome.counted += consumed and left
         if not left:
             break
-    finish(store, TrainerProcess(directory, valkey.url, bootstrap_servers, prefix, **names), topic, messages)
+    trainer = TrainerProcess(directory, valkey.url, bootstrap_servers, prefix, **names)
+    finish(store, trainer, topic, messages, lambda: outcome.count(trainer))
     outcome.equal = store.dump(directory / "storm.dump") == wanted
     outcome.faults = verify(store.log).faults
     return outcome
@@ -308,7 +285,7 @@ def main() -> None:
         with start_valkey(directory / "valkey") as valkey, broker(args.broker, directory / "broker") as address:
             outcome = run_storm(directory, valkey, address, args.kills, args.seed, args.examples)
     print(json.dumps({"broker": args.broker, **{k: getattr(outcome, k) for k in Outcome.__slots__}}))
-    if not outcome.equal or outcome.faults or outcome.counted < args.kills:
+    if not outcome.equal or outcome.faults or outcome.counted < args.kills or not outcome.returned:
         raise SystemExit(1)
 
 

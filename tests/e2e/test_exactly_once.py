@@ -28,6 +28,8 @@ def test_five_kills_leave_the_dump_of_an_uninterrupted_run(
     outcome = run_storm(tmp_path, valkey, bootstrap_servers, kills=5, seed=7, examples=40_000)
     assert outcome.counted == 5
     assert outcome.store_kills >= 1
+    assert outcome.evicted > 0
+    assert outcome.returned > 0
     assert outcome.faults == []
     assert outcome.equal
 

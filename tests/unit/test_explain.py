@@ -9,7 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from embedding_store.shard import Shard
-from tests.definitions import columns_of, message, random_batch, small_definition
+from services.settings import Settings
+from tests.definitions import FEATURES, TASKS, batch_of, columns_of, message, random_batch, small_definition
 from tests.ranking import World, define, example
 from tests.unit.test_models import MODELS, SHAPES, inputs, trained
 from trainer.explain import Names, Question, ask, precise
@@ -21,7 +22,7 @@ from trainer.settings import ModelSettings
 FIELDS, NUMBERS = ("user", "video", "tab", "hour", "music"), ("age", "plays", "length")
 
 
-def question(name: str, shape: Shape, task: int = 0, **more: float) -> Question:
+def question(name: str, shape: Shape, task: int = 0, **more: torch.Tensor) -> Question:
     """The first of some random inputs against the first of some others."""
     given, other = (Inputs(*(None if p is None else p[:1] for p in inputs(shape, seed))) for seed in (1, 2))
     mask = None if given.mask is None else torch.tensor([[True, True, True, False, False, False]])
@@ -71,25 +72,49 @@ def test_gaussian_means_count_by_their_scale_and_the_rest_of_the_wide_logit_is_b
     )
     cold = given._replace(linear=torch.zeros(1, 5), wide=torch.tensor([[0.7 * bias]]), confidence=torch.zeros(1, 5))
     fresh = build_model(definition, shape).double()
-    found = Question(fresh, given, cold, Names(FIELDS, ()), 0, scale, 0.7).answer()
+    found = Question(fresh, given, cold, Names(FIELDS, ()), 0, scale * means[:, :, None], torch.zeros(1, 5, 1)).answer()
     assert list(found.fields.values()) == pytest.approx([0.32, -0.16, 0.08, 0.0, 0.8])
     assert found.bias == pytest.approx(-0.24)
 
 
 @pytest.mark.parametrize("shape", ["gaussian", "all of it"])
 def test_what_the_network_makes_of_a_wide_logit_goes_to_the_fields_whose_means_made_it(shape: str) -> None:
-    asked = question("residual", SHAPES[shape], task=1, scale=0.9, baseline_scale=0.8)
-    linear = asked.inputs.linear.clone()
-    linear[0, 3] = asked.baseline.linear[0, 3] * 0.8 / 0.9  # so the field's share of the wide logit stays as it was
-    confidence = asked.inputs.confidence.clone()
-    confidence[0, 3] = asked.baseline.confidence[0, 3]
-    with torch.no_grad():
-        place = SHAPES[shape].tasks + 3
-        asked.model.network[0].weight[:, place] = 0.0  # and the network looks at no mean of its own
-        asked.model.line.weight[:, place] = 0.0
-    same = dataclasses.replace(asked, inputs=asked.inputs._replace(linear=linear, confidence=confidence))
-    found = same.answer()
-    assert found.fields["hour"] == pytest.approx(0.9 * float(linear[0, 3]), abs=1e-9)
+    tasks = SHAPES[shape].tasks
+    random = torch.Generator().manual_seed(4)
+    means, cold = torch.randn(2, 1, 5, tasks, generator=random, dtype=torch.float64)
+    cold[0, 3] = means[0, 3]  # the field's share of the wide logits stays as it was
+    asked = question("residual", SHAPES[shape], task=1, means=means, baseline_means=cold)
+    same = {name: getattr(asked.inputs, name).clone() for name in ("linear", "confidence")}
+    for name, part in same.items():
+        part[0, 3] = getattr(asked.baseline, name)[0, 3]
+    found = dataclasses.replace(asked, inputs=asked.inputs._replace(**same)).answer()
+    assert found.fields["hour"] == pytest.approx(float(means[0, 3, 1]), abs=1e-9)
+    assert found.fields["video"] != pytest.approx(float(means[0, 1, 1]), abs=1e-3)
+
+
+def test_each_task_has_the_means_of_its_own_weights() -> None:
+    definition = Settings(
+        features=[feature.model_dump(exclude_defaults=True) for feature in FEATURES],
+        tasks=[{"name": name} for name in TASKS],
+        model={"name": "residual", "wide": "gaussian", "hidden": [4]},
+    ).definition()
+    learner = Learner(definition, Shard(definition.tables, definition.seed))
+    for seed in range(10):
+        learner.score_and_learn(random_batch(definition, seed))
+    learner.scorer.weights[:] = 0.0  # nothing but the wide part
+    one = batch_of(definition, [message(np.random.default_rng(3), 1)])
+    embedded = learner.scorer.embedder.embed(one)
+    bias = learner.scorer.embedder.bias
+    assert embedded.means is not None
+    assert embedded.moments is not None
+    assert bias is not None
+    for task in (0, 1):
+        found = ask(learner.scorer, one, task).answer()
+        shrink = math.sqrt(1 + math.pi / 8 * embedded.moments[0, task, 1])
+        names = [field.name for field in learner.scorer.featurizer.fields]
+        expected = dict(zip(names, (embedded.means[0, :, task] / shrink).tolist(), strict=True))
+        assert {name: found.fields[name] for name in names} == pytest.approx(expected, abs=1e-7)
+        assert found.bias == pytest.approx(bias[task, 0] / shrink, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "residual"])  # that looks at linear weights too

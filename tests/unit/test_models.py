@@ -15,6 +15,7 @@ from trainer.models.dice import Dice
 from trainer.models.inputs import Inputs, Shape
 from trainer.models.model import Model
 from trainer.models.regularisation import batch_aware
+from trainer.models.residual import Residual
 from trainer.scorer import Scorer
 from trainer.settings import ModelSettings
 
@@ -405,3 +406,22 @@ def test_the_learner_decays_the_vectors_of_a_batch_by_how_often_their_ids_were_s
     fields = Scorer(definition, shard).embedder.embed(random_batch(definition, 1).lists(0, 3)).pooled
     np.testing.assert_allclose(found[1][:, :, 1:] - found[0][:, :, 1:], 0.5 * fields[:, :, 1:], atol=1e-7)
     assert (found[1][:, :, 0] == found[0][:, :, 0]).all()
+
+
+@pytest.mark.parametrize(("tasks", "hidden"), [(1, (16,)), (3, (7, 5)), (2, ())])
+def test_the_residual_networks_own_products_give_what_torch_gives(tasks: int, hidden: tuple[int, ...]) -> None:
+    shape = Shape(fields=5, dim=0, numbers=3, tasks=tasks, hidden=hidden, gaussian=True)
+    given = inputs(shape, dtype=torch.float32)
+    errors = np.random.default_rng(4).normal(size=(ROWS, tasks)).astype(np.float32)
+    found = []
+    for run in (Model.run, Residual.run):
+        model = trained("residual", shape).float()
+        logits, backward = run(model, given)
+        backward(errors)
+        slopes = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+        found.append((logits, slopes))
+    (logits, slopes), (own_logits, own_slopes) = found
+    np.testing.assert_allclose(own_logits, logits, rtol=1e-5, atol=1e-5)
+    assert own_slopes.keys() == slopes.keys() - {"bias"}
+    for name, slope in own_slopes.items():
+        np.testing.assert_allclose(slope, slopes[name], rtol=1e-4, atol=1e-4)

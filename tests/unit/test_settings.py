@@ -83,6 +83,10 @@ def test_every_shipped_configuration_is_sound(dataset):
 
 BROKEN = {
     "an unknown key": (changed("dim = 16", "dims = 16"), r"tables\[0\]\.dims \(name 'video'\): there is no such key"),
+    "a budget below the filters": (
+        changed("[trainer]", '[trainer]\nmemory_budget = "1MiB"'),
+        r"trainer\.memory_budget: 1048576 bytes are too few.*half of 2097152 bytes",
+    ),
     "an unknown section": (GOOD + "[stores]\n", "stores: there is no such key"),
     "a bad duration": (changed('"30d"', '"30 days"'), r"tables\[0\]\.expire_after.*'30 days' is no duration.*such as"),
     "a duration without a unit": (changed('"1.5s"', "250"), r"trainer\.commit_interval: 250 is no duration"),

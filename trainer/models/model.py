@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.models.inputs import Inputs, Shape
+
+Backward = Callable[[NDArray[np.float32]], None]
+"""Takes the gradient of a loss with respect to each logit, float32[B, T], and adds to the parameters' gradients."""
 
 
 class Model(nn.Module):
@@ -37,6 +42,19 @@ class Model(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits, [B, T]. Each row's depend on that row alone."""
         return self.additive(inputs) + self.deep(inputs)
+
+    def run(self, inputs: Inputs) -> tuple[NDArray[np.float32], Backward]:
+        """Logits to learn from, and what takes their gradients back to the parameters and to leaves of the inputs.
+
+        A model may have a faster way than torch's; both give the same numbers but for their rounding.
+        """
+        logits = self(inputs)
+
+        def backward(errors: NDArray[np.float32]) -> None:
+            if logits.requires_grad:
+                logits.backward(torch.from_numpy(errors))
+
+        return logits.detach().numpy(), backward
 
     def observe(self) -> None:
         """Takes what the last forward pass saw into running statistics, where a model has some."""
