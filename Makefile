@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-peers storm freshness containers clean
+.PHONY: help demo test lint bench bench-peers bench-learning storm freshness containers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -42,6 +42,9 @@ bench-peers: $(STAMP)  ## Vowpal Wabbit, River and a torch DeepFM beside Dolmen;
 	$(BIN)/python -m pip install --quiet --only-binary vowpalwabbit -e '.[peers]' \
 	  || echo "no wheel of Vowpal Wabbit for this Python and system: its rows are left out" >&2
 	$(BIN)/python -m benchmarks.peers
+
+bench-learning: $(STAMP)  ## what the learner must show where the truth is known; writes a section of docs/performance.md
+	$(BIN)/python -m benchmarks.learning_checks
 
 storm: $(STAMP)  ## twenty kills against each broker, compared byte for byte
 	$(BIN)/python -m tests.e2e.storm --kills 20 --broker embedded
