@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from embedding_store.bloom import Bloom, has
 from embedding_store.bounded_shard import BoundedShard
+from embedding_store.departed import Departed
 from embedding_store.eviction import coldest
 from embedding_store.lookup import Fields
 from embedding_store.plan import TablePlan
 from embedding_store.settings import AdmissionSettings, TableSettings, least_budget
 from embedding_store.shard import Shard
+from embedding_store.table import HashIndex
 from tests.shards import SEED, Cell, ids_of, occurrences, pooled, see
 
 WIDE = TableSettings(name="wide", dim=24)
@@ -30,6 +32,7 @@ class DictStore:
         self.mark = 0
         self.requests: list[dict[str, list[int]]] = []
         self.reads = 0
+        self.times = 1  # that each row comes while it is walked by
 
     def folded(self) -> int:
         return self.mark
@@ -43,7 +46,8 @@ class DictStore:
         rows = self.rows[table]
         if first:
             return [], None
-        return [(None, [key.to_bytes(8, "little") for key in rows], list(rows.values()))], 1
+        fields = [key.to_bytes(8, "little") for key in rows]
+        return [(None, self.times * fields, self.times * list(rows.values()))], 1
 
     def commit(self, shard: Shard) -> int:
         """Takes a commit in and folds it; gives its number."""
@@ -195,7 +199,21 @@ def test_a_row_that_is_gone_stays_gone_while_the_store_still_shows_it(shard, sto
     assert shard.counts.tolist() == [2, 1]
 
 
-def test_the_walk_finds_what_expired_while_it_was_away(shard, store):
+def test_an_id_that_is_gone_twice_is_gone_until_the_second_time_is_folded():
+    departed, here, ids = Departed(1, 1 << 16), HashIndex(1), np.array([3, 4])
+    departed.add(0, ids)
+    departed.bury(0, ids, 5)
+    departed.bury(0, ids[:1], 7)
+    asked = []
+    for folded in (4, 5, 6, 7):
+        departed.pass_mark(folded)
+        asked.append([some.tolist() for _, some in departed.among(here, np.zeros(2, dtype=np.int64), ids)])
+    assert asked == [[], [[4]], [[4]], [[3, 4]]]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_walk_finds_what_expired_while_it_was_away(shard, store, times):
+    store.times = times
     see(shard, [[key, key] for key in range(50)], 0.1, 1000)
     let_all_go(shard, store)
     see(shard, [[100, 100]], 0.1, 20_000)
