@@ -1,27 +1,34 @@
-"""A data set as every peer takes it: the ids and numbers of Dolmen's shipped configuration, and streaming statistics.
+"""A data set as every peer takes it: what Dolmen's shipped configuration gives its own model, and rates of main ids.
 
 The rule of the game: all of a list is scored before any of it is learned, and no statistic knows a label of the list
 that it stands beside.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.shard import Shard
 from services.datasets.reader import open_dataset
 from services.settings import load_settings
 from trainer.batch import Batch
+from trainer.definition import Definition, define
 from trainer.features import Featurizer
+from trainer.settings import FeatureSettings, ModelSettings
+from trainer.stream import Stream
 
-STATISTICS_OF = {
-    "kuairand": ("user", "video", "author", "first_tag", "tab", "music", "tab_x_user", "tab_x_video"),
-    "movielens": ("user", "movie", "user_x_decade"),
-    "movietweetings": ("user", "movie", "user_x_decade"),
+_OF = {  # whose rates are kept
+    "kuairand": ("user.id", "item.id", "item.author_id", "item.first_tag", "context.tab", "item.music_id"),
+    "movielens": ("user.id", "item.id"),
+    "movietweetings": ("user.id", "item.id"),
 }
+_CROSSED = {"kuairand": (("context.tab", "user.id"), ("context.tab", "item.id"))}
+DATASETS = tuple(_OF)
 PRIOR = 4.0  # examples at the base rate that a smoothed rate starts from
 MISSING = -1
+_CLIP = 8.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Inputs:
         fields: Names of the fields.
         ids: int64[K], flat; a missing value is an id of its own.
         offsets: int64[N * F + 1], where each example's field begins; a field may have several ids.
-        numbers: float64[N, M], numbers of the configuration, by the mean and deviation of what came before.
+        numbers: float64[N, M], by the mean and deviation of what came before; 0 where missing.
         labels: float64[N].
         sizes: int64[L].
     """
@@ -62,26 +69,81 @@ class Inputs:
         if last > first:
             yield first, last
 
+    def beside(self, other: "Inputs") -> "Inputs":
+        """The fields and numbers of both."""
+        examples = self.labels.size
+        counts = [np.diff(one.offsets).reshape(examples, -1) for one in (self, other)]
+        width = len(self.fields) + len(other.fields)
+        places = [np.arange(examples)[:, None] * width + np.arange(c.shape[1]) for c in counts]
+        places[1] += len(self.fields)
+        order = np.argsort(
+            np.concatenate([np.repeat(p.ravel(), c.ravel()) for p, c in zip(places, counts, strict=True)]),
+            kind="stable",
+        )
+        return replace(
+            self,
+            fields=(*self.fields, *other.fields),
+            ids=np.concatenate([self.ids, other.ids])[order],
+            offsets=np.concatenate([[0], np.cumsum(np.hstack(counts).ravel())]),
+            numbers=np.hstack([self.numbers, other.numbers]),
+        )
 
-def read(dataset: str) -> Inputs:
-    """The inputs of a data set under its shipped configuration; the first task is the label."""
+
+def shipped(dataset: str) -> Inputs:
+    """What the shipped configuration gives its model, ids and numbers of its statistics included.
+
+    They are read from the store as Dolmen reads them, before each batch of the configuration's size is taken in.
+    """
+    settings = load_settings(dataset=dataset)
+    definition = settings.definition()
+    featurizer, whole = _featurized(dataset, definition)
+    shard = Shard(definition.tables, definition.seed, True, definition.admission)
+    stream = Stream(definition, shard, featurizer)
+    found = []
+    for batch in whole.cuts(settings.trainer.batch_size):
+        remembered = stream.read(batch)
+        found.append(replace(batch, occurrences=remembered.occurrences, numbers=remembered.numbers))
+        stream.update(batch, remembered)
+        shard.pass_on(batch.times_ms)
+    return _inputs(tuple(field.name for field in featurizer.fields), Batch.join(found))
+
+
+def rates(dataset: str) -> Inputs:
+    """Main ids, crossed ones too, and what the stream has shown of each so far.
+
+    Two numbers an id: the log odds of its smoothed positive rate, less those of the base rate, and log(1 + count) / 5.
+    """
     definition = load_settings(dataset=dataset).definition()
+    singles = [FeatureSettings(name=f"own.{source}", kind="id", source=source) for source in _OF[dataset]]
+    crosses = [
+        FeatureSettings(name=f"own.{a}.{b}", kind="cross", inputs=(f"own.{a}", f"own.{b}"))
+        for a, b in _CROSSED.get(dataset, ())
+    ]
+    own = define((), (*singles, *crosses), definition.tasks, ModelSettings(), 1)
+    featurizer, batch = _featurized(dataset, own)
+    found = _inputs(tuple(field.name for field in featurizer.fields), batch)
+    return replace(found, numbers=seen_so_far(found))
+
+
+def _featurized(dataset: str, definition: Definition) -> tuple[Featurizer, Batch]:
     featurizer = Featurizer(definition)
-    task = definition.tasks[0].name
-    parts = [featurizer.featurize(columns) for columns in open_dataset(dataset).columns(featurizer.sources, [task])]
-    batch = Batch.join(parts)
+    columns = open_dataset(dataset).columns(featurizer.sources, [task.name for task in definition.tasks])
+    return featurizer, Batch.join([featurizer.featurize(one) for one in columns])
+
+
+def _inputs(fields: tuple[str, ...], batch: Batch) -> Inputs:
     found = batch.occurrences
     return Inputs(
-        tuple(field.name for field in featurizer.fields),
+        fields,
         np.where(found.missing, MISSING, found.ids),
         found.offsets,
-        _standardised(batch.numbers, batch.sizes),
+        standardised(batch.numbers, batch.sizes),
         batch.labels[:, 0].astype(np.float64),
         batch.sizes,
     )
 
 
-def _standardised(numbers: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+def standardised(numbers: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
     """Numbers less the mean of all earlier lists, by their deviation; 0 where missing or where nothing came before."""
     known = np.isfinite(numbers)
     filled = np.where(known, numbers, 0.0)
@@ -93,20 +155,20 @@ def _standardised(numbers: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDA
     count = np.maximum(sums(known.astype(np.float64)), 1.0)
     mean = sums(filled) / count
     deviation = np.sqrt(np.maximum(sums(filled**2) / count - mean**2, 0.0))
-    return np.where(known & (deviation > 0), (filled - mean) / np.where(deviation > 0, deviation, 1.0), 0.0)
+    scaled = (filled - mean) / np.where(deviation > 0, deviation, 1.0)
+    return np.clip(np.where(known & (deviation > 0), scaled, 0.0), -_CLIP, _CLIP)
 
 
-def statistics(inputs: Inputs, names: tuple[str, ...]) -> NDArray[np.float64]:
-    """What the stream has shown of some single-valued fields' ids so far: float64[N, 2 * S].
+def seen_so_far(inputs: Inputs) -> NDArray[np.float64]:
+    """Rates and counts of the ids of single-valued fields: float64[N, 2 * F].
 
-    Of each id the log odds of its smoothed positive rate, less those of the base rate, and log(1 + count) / 5. Plain
-    Python dicts, read for all of a list before any of it is added.
+    Plain Python dicts, read for all of a list before any of it is added.
     """
-    places = [inputs.fields.index(name) for name in names]
-    keys = [[row[place][0] for place in places] for row in inputs.rows()]
+    width = len(inputs.fields)
+    keys = inputs.ids.reshape(-1, width).tolist()
     labels = inputs.labels.tolist()
-    tables: list[dict[int, list[float]]] = [{} for _ in names]
-    seen = np.zeros((len(labels), len(names), 2))
+    tables: list[dict[int, list[float]]] = [{} for _ in range(width)]
+    seen = np.zeros((len(labels), width, 2))
     base = np.empty(len(labels))
     total, positive = 2.0, 1.0
     for first, last in inputs.bounds():

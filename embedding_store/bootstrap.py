@@ -8,17 +8,22 @@ from typing import NamedTuple, TypeVar
 
 import orjson
 
+from embedding_store.ahead import Ahead
 from embedding_store.codec import FILTER, decode_rows
 from embedding_store.commit import ROOT, Commit, CommitId, decode
 from embedding_store.errors import BadBytes, LogTrimmed, NotEmpty
 from embedding_store.layout import LAYOUT
-from embedding_store.log import CommitLog
+from embedding_store.log import CommitLog, Entry
 from embedding_store.redis_client import translated
-from embedding_store.rows import scan_rows
+from embedding_store.rows import read_cold_row, scan_rows
+from embedding_store.serving import Codec
 from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.shard import Shard
 
 _ATTEMPTS = 20
+_AHEAD_BYTES = 64 << 20
+_AHEAD_S = 0.25
+"""How often the log is read ahead while rows are read."""
 
 
 @dataclass(slots=True)
@@ -46,6 +51,7 @@ class Snapshot:
     def apply(self, commit_id: CommitId, commit: Commit) -> None:
         """Goes one commit on."""
         shard = self.shard
+        shard.seq = commit_id.seq
         if "layouts" in commit.parts:
             shard.load_layouts(commit.parts["layouts"])
         self.dropped.update(commit.dropped)
@@ -68,11 +74,13 @@ class Snapshot:
     def read_rows(self, log: CommitLog, table: str) -> Iterator[None]:
         """Takes the stored rows of a table, or the filter's pages, some at each step.
 
+        Of a shard that holds but some rows it is the cold row.
+
         Raises:
             BadBytes: If a row cannot be read.
         """
         settings = None if table == FILTER else self.shard.tables[self.shard.number[table]]
-        for _, fields, rows in scan_rows(log, table):
+        for _, fields, rows in scan_rows(log, table) if self.shard.is_whole else read_cold_row(log, table):
             for block in decode_rows(settings, fields, rows):
                 self.shard.apply(block)
             yield
@@ -124,12 +132,14 @@ def _current(log: CommitLog) -> tuple[bytes, bytes]:
 
 
 MakeShard = Callable[[Schema, bytes], Shard]
-"""Makes a shard for the present schema and layouts."""
+"""An empty shard for a schema and the layouts that are stored."""
 
 
-def whole(learning: bool) -> MakeShard:
+def whole(learning: bool, codec: Codec = "float32") -> MakeShard:
     """Shards that hold every row."""
-    return lambda schema, layouts: Shard(schema.tables, schema.seed, learning, schema.admission, layouts)
+    return lambda schema, layouts: Shard(
+        schema.tables, schema.seed, learning, schema.admission, layouts, codec=codec
+    )  # fmt: skip
 
 
 def bootstrap(
@@ -138,8 +148,10 @@ def bootstrap(
     lease_ms: int = 30_000,
     define: Callable[[bytes], Schema] = stored_schema,
     make: MakeShard | None = None,
+    ahead_bytes: int = _AHEAD_BYTES,
+    heard: Callable[[CommitId], None] = lambda _: None,
 ) -> Snapshot | None:
-    """Reads a shard, up to the last commit.
+    """Reads a shard, up to the last commit. What is committed meanwhile is read ahead, so that the log can be trimmed.
 
     Args:
         log: Of the shard.
@@ -147,6 +159,8 @@ def bootstrap(
         lease_ms: How long trimming is held back after the last sign of life.
         define: What to hold, from the stored definition.
         make: The shard to fill; default: one that holds every row.
+        ahead_bytes: Most that is read ahead; what comes then is held in the log by the lease.
+        heard: Told of the last commit that is known of, now and again.
 
     Returns:
         The shard, or None for an empty store.
@@ -157,7 +171,7 @@ def bootstrap(
         NotEmpty: If a load was broken off here.
         StoreUnavailable: If Redis did not answer.
     """
-    return read_shard(log, learning, lease_ms, define, Snapshot, make)
+    return read_shard(log, learning, lease_ms, define, Snapshot, make, ahead_bytes, heard)
 
 
 def read_shard(
@@ -167,6 +181,8 @@ def read_shard(
     define: Callable[[bytes], Schema],
     make: Callable[[Shard, CommitId], S],
     make_shard: MakeShard | None = None,
+    ahead_bytes: int = _AHEAD_BYTES,
+    heard: Callable[[CommitId], None] = lambda _: None,
 ) -> S | None:
     """As :func:`bootstrap`; `make` gives what takes rows and commits, from an empty shard and the mark."""
     for _ in range(_ATTEMPTS):
@@ -178,20 +194,22 @@ def read_shard(
                 if _is_empty(log):
                     return None
                 continue
-            schema = define(definition)
-            shard = (make_shard or whole(learning))(schema, layouts)
+            shard = (make_shard or whole(learning))(define(definition), layouts)
             snapshot = make(shard, mark)
+            ahead = Ahead(log, mark, ahead_bytes)
             _read_parts(log, snapshot)
             faults: dict[str, BadBytes] = {}
             for name in [*shard.number, *([FILTER] if learning else [])]:
                 try:
                     for _ in snapshot.read_rows(log, name):
-                        if time.monotonic() - leased > lease_ms / 3000:
-                            log.lease(reader, lease_ms, mark)
+                        if time.monotonic() - leased > min(_AHEAD_S, lease_ms / 3000):
+                            ahead.read()
+                            log.lease(reader, lease_ms, ahead.at)
+                            heard(ahead.at)
                             leased = time.monotonic()
                 except BadBytes as error:
                     faults[name] = error  # none if these rows are of a table that was dropped, and made anew since
-            catch_up(log, snapshot)
+            catch_up(log, snapshot, ahead)
             for name, fault in faults.items():
                 if name not in snapshot.dropped:
                     raise fault
@@ -237,22 +255,28 @@ def _read_parts(log: CommitLog, snapshot: Snapshot) -> None:
     snapshot.parts = parts
 
 
-def catch_up(log: CommitLog, snapshot: Snapshot) -> None:
-    """Applies every entry past the snapshot's commit.
+def catch_up(log: CommitLog, snapshot: Snapshot, ahead: Ahead | None = None) -> None:
+    """Applies every entry past the snapshot's commit, first those that were read ahead.
 
     Raises:
         LogTrimmed: If an entry in between is gone.
     """
+    for entry in ahead.entries() if ahead else ():
+        _take(snapshot, entry)
     while True:
         entries = log.read(snapshot.id)
         for entry in entries:
             if entry.prev != snapshot.id:
                 raise LogTrimmed(f"commit {entry.id} follows {entry.prev}, not {snapshot.id}")
-            snapshot.apply(entry.id, decode(entry.data))
-            snapshot.tail_bytes.append((entry.id, len(entry.data)))
+            _take(snapshot, entry)
         if not entries:
             if log.state().head != snapshot.id:
                 if log.read(snapshot.id, count=1):
                     continue
                 raise LogTrimmed(f"the last commit is {log.state().head}, but nothing follows {snapshot.id}")
             return
+
+
+def _take(snapshot: Snapshot, entry: Entry) -> None:
+    snapshot.apply(entry.id, decode(entry.data))
+    snapshot.tail_bytes.append((entry.id, len(entry.data)))

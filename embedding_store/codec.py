@@ -106,19 +106,36 @@ def decode_rows(table: TableSettings | None, fields: list[bytes], rows: list[byt
         if any(len(row) != PAGE.itemsize - ID_BYTES for row in rows):
             raise BadBytes("a page of the admission filter has another length")
         return [Block(FILTER, np.frombuffer(b"".join(f + r for f, r in zip(fields, rows, strict=True)), dtype=PAGE))]
-    places_of: dict[tuple[int, bytes], list[int]] = {}
-    for i, row in enumerate(rows):
-        places_of.setdefault((len(row), row[2:4]), []).append(i)
+    names = _names(fields)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    data, starts = np.frombuffer(b"".join(rows), dtype=np.uint8), np.cumsum(lengths) - lengths
     blocks = []
-    for (size, _), places in places_of.items():
+    for size in np.unique(lengths).tolist():
         dim = table.dim_of((size - HEADER_BYTES) // 4)
         sound = dim >= 0 and table.lead + dim > 0
         dtype = entry_dtype(dim, table.state_width(dim), table.lead) if sound else None
         if dtype is None or size != dtype.itemsize - ID_BYTES:
             raise BadBytes(f"table {table.name!r}: a row of {size} bytes fits no width")
-        data = b"".join((bytes(ID_BYTES) if len(fields[i]) != ID_BYTES else fields[i]) + rows[i] for i in places)
-        entries = np.frombuffer(data, dtype=dtype)
+        same = np.flatnonzero(lengths == size)
+        joined = np.empty((same.size, dtype.itemsize), dtype=np.uint8)
+        joined[:, :ID_BYTES] = names[same]
+        joined[:, ID_BYTES:] = (
+            data.reshape(-1, size) if same.size == len(rows) else data[starts[same, None] + np.arange(size)]
+        )
+        entries = joined.view(dtype).ravel()
         if (entries["version"] != VERSION).any():
             raise BadBytes(f"table {table.name!r}: a row was written by another version")
-        blocks.append(Block(table.name, entries))
+        layouts = entries["layout"]
+        blocks += [
+            Block(table.name, entries if (layouts == layout).all() else entries[layouts == layout])
+            for layout in np.unique(layouts).tolist()
+        ]
     return blocks
+
+
+def _names(fields: list[bytes]) -> NDArray[np.uint8]:
+    """The ids of hash fields, 0 for what is none: uint8[n, 8]."""
+    joined = b"".join(fields)
+    if len(joined) != ID_BYTES * len(fields) or COLD_FIELD in fields:
+        joined = b"".join(field if len(field) == ID_BYTES else bytes(ID_BYTES) for field in fields)
+    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, ID_BYTES)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.bloom import Bloom, has
-from embedding_store.table import HashIndex, IndexArrays, find
+from embedding_store.index import HashIndex
+from embedding_store.table import IndexArrays, find
 
 
 @numba.njit(nogil=True, cache=True)

@@ -103,7 +103,7 @@ def learn(
     """Learns from a batch, example by example.
 
     An occurrence that was scored by the cold row moves the cold row and, unless the value was missing, the id's own
-    row too.
+    row too. The cold row is then no part of the score any more, so it moves as though it stood in it beside.
 
     Args:
         rows: Of the shard.
@@ -141,17 +141,19 @@ def learn(
                 first, last = offsets[b * count + f], offsets[b * count + f + 1]
                 share = 1.0 / (last - first) if fields.means[f] else 1.0
                 for j in range(first, last):
-                    _move(rows, updated[j], t, share, move, shrink)
+                    _move(rows, updated[j], t, share, move, shrink, False)
                     if scored[j] != updated[j] and scored[j] < tables.dims.size:
-                        _move(rows, scored[j], t, share, move, shrink)
+                        _move(rows, scored[j], t, share, move, shrink, True)
             v = bias[t, 1]
             bias[t, 0] += v * move
             bias[t, 1] = v - v * v * shrink
 
 
 @numba.njit(inline="always", cache=True)
-def _move(rows: RowArrays, row: int, t: int, share: float, move: float, shrink: float) -> None:
+def _move(rows: RowArrays, row: int, t: int, share: float, move: float, shrink: float, beside: bool) -> None:
     at = rows.headers[row].at + 2 * t
-    v = share * np.float64(rows.memory[at + 1])
-    rows.memory[at] += np.float32(v * move)
-    rows.memory[at + 1] -= np.float32(v * v * shrink)
+    variance = np.float64(rows.memory[at + 1])
+    v = share * variance
+    part = 1.0 / (1.0 + share * v * shrink) if beside else 1.0  # without it, a heavy example makes a variance negative
+    rows.memory[at] += np.float32(v * move * part)
+    rows.memory[at + 1] = np.float32(variance - v * v * shrink * part)

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.bootstrap import current_definition, stored_schema
-from embedding_store.codec import COLD_FIELD, FILTER, ID_BYTES, Block, decode_rows
+from embedding_store.codec import COLD_FIELD, FILTER, ID_BYTES, decode_rows
 from embedding_store.commit import ROOT, decode
 from embedding_store.errors import BadBytes, LogTrimmed
 from embedding_store.ids import feature_id, render_id
+from embedding_store.invariants import row_faults
 from embedding_store.layout import Size, hash_of
 from embedding_store.log import CommitLog
 from embedding_store.one_row import read_one_row
@@ -22,6 +23,7 @@ from embedding_store.redis_client import translated
 from embedding_store.rows import read_sizes, scan_rows
 from embedding_store.settings import TableSettings, format_duration
 from embedding_store.shard import Shard
+from embedding_store.shown import shown
 from embedding_store.stored import StoredShard, read_stored
 
 _ASKED = 10_000
@@ -133,8 +135,7 @@ def inspect_row(log: CommitLog, table: str, value: str) -> dict[str, Any] | None
         "commit": int(entry["seq"]),
         "last_seen_ms": int(entry["last_seen"]),
         "count": int(entry["count"]),
-        "linear": float(entry["values"][0]),
-        "vector": [float(v) for v in entry["values"][1:]],
+        **shown(shard.tables[number], entry["values"].tolist()),
         "state": [float(v) for v in entry["state"]],
     }
 
@@ -205,7 +206,8 @@ def _table_faults(
             found[str(error)] = None
             continue
         if table is not None:
-            found |= dict.fromkeys(fault for block in blocks for fault in _row_faults(table, block, shard))
+            layouts = shard.shard.layouts if shard else None
+            found |= dict.fromkeys(fault for block in blocks for fault in row_faults(table, block, layouts))
     yield from found
     if rows != size.rows and log.state().mark_text == mark:
         yield f"table {name!r}: {rows} rows are stored, {size.rows} were counted"
@@ -248,22 +250,6 @@ def _place_faults(
         wrong &= hash_of(ids, read_sizes(log).get(table, Size()).hashes) != places[is_id]
     if wrong.any():
         yield f"table {table!r}: {int(wrong.sum())} rows lie in another hash than their id says"
-
-
-def _row_faults(table: TableSettings, block: Block, shard: StoredShard | None) -> Iterator[str]:
-    entries = block.entries
-    cold = block.cold
-    name = f"table {block.table!r}"
-    if shard is not None:
-        dim = entries["values"].shape[1] - table.lead
-        if not all(shard.shard.layouts.holds(table.name, int(n), dim) for n in np.unique(entries["layout"])):
-            yield f"{name}: a row of {dim} numbers has an unknown layout, or another's"
-    if table.optimizer.startswith("adagrad") and not (entries["state"] > 0).all():
-        yield f"{name}: an accumulator is not positive"
-    if not (np.isfinite(entries["values"]).all() and np.isfinite(entries["state"]).all()):
-        yield f"{name}: a row holds a number that is not finite"
-    if (entries["count"][~cold] == 0).any():
-        yield f"{name}: a row was never seen"
 
 
 def _shard_faults(shard: StoredShard) -> Iterator[str]:

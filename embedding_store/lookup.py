@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from embedding_store.initial import initial_value
 from embedding_store.plan import LayoutArrays, layout_of
+from embedding_store.serving import EXACT, HALF, half, number
 from embedding_store.slabs import RowArrays
 from embedding_store.table import BLOCK, SINK, IndexArrays, fetch, find
 
@@ -119,6 +120,7 @@ def gather(
     rows: RowArrays,
     layouts: LayoutArrays,
     tables: TableArrays,
+    ids: NDArray[np.int64],
     found: NDArray[np.int64],
     offsets: NDArray[np.int64],
     means: NDArray[np.bool_],
@@ -130,6 +132,7 @@ def gather(
         rows: Of the shard.
         layouts: Of the shard.
         tables: Of the shard.
+        ids: int64[N].
         found: int64[N].
         offsets: int64[B * F + 1].
         means: bool[F], whether to average.
@@ -143,25 +146,31 @@ def gather(
         for j in range(first, last):
             row = found[j]
             header = rows.headers[row]
-            at = header.at
-            table = np.int64(header.table)
+            at = np.int64(header.at)
             written = np.int64(header.layout)
+            table, kind = layouts.tables[written], layouts.kinds[written]
             present = layout_of(layouts, table, np.int64(header.count))
             out[s, 0] += rows.memory[at]
             at += layouts.leads[written]
-            if written == present:
+            if written == present and kind == EXACT:
                 for i in range(layouts.dims[present]):
                     out[s, 1 + layouts.kept[present, i]] += rows.memory[at + i]
+                continue
+            if written == present and kind == HALF:
+                for i in range(layouts.dims[present]):
+                    out[s, 1 + layouts.kept[present, i]] += half(rows.halves[2 * at + i])
+                continue
+            if written == present:
+                for i in range(layouts.dims[present]):
+                    out[s, 1 + layouts.kept[present, i]] += number(rows, kind, at, i)
                 continue
             for i in range(layouts.dims[present]):
                 k = layouts.kept[present, i]
                 place = layouts.places[written, k]
                 if place >= 0:
-                    out[s, 1 + k] += rows.memory[at + place]
+                    out[s, 1 + k] += number(rows, kind, at, place)
                 elif row >= tables.dims.size:
-                    out[s, 1 + k] += np.float32(
-                        initial_value(tables.seeds[table], header.id, k, tables.knobs[table, 0])
-                    )
+                    out[s, 1 + k] += np.float32(initial_value(tables.seeds[table], ids[j], k, tables.knobs[table, 0]))
         if last - first > 1 and means[s % means.size]:
             share = np.float32(1.0 / (last - first))
             for k in range(width):

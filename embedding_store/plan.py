@@ -16,6 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from embedding_store.errors import BadBytes
+from embedding_store.serving import EXACT, KINDS, Codec, vector_words
 from embedding_store.settings import TableSettings
 
 
@@ -27,7 +28,9 @@ class LayoutArrays(NamedTuple):
         dims: int64[L], how many numbers of the vector a layout keeps.
         kept: int64[L, K], which ones, in rising order; -1 behind them.
         places: int64[L, K], where a number of the vector lies in a row; -1 if it is not kept.
-        widths: int64[L], float32 numbers of a row, state included.
+        widths: int64[L], words of a row's strip, state included.
+        tables: int64[L], table of each layout; -1 for one that is not here.
+        kinds: int64[L], how the vector is held, a place in serving.KINDS.
         starts: int64[T + 1], blocks of each table.
         bounds: int64[·], count from which a block holds; 0 for a table's first.
         blocks: int64[·], layout of each block.
@@ -38,6 +41,8 @@ class LayoutArrays(NamedTuple):
     kept: NDArray[np.int64]
     places: NDArray[np.int64]
     widths: NDArray[np.int64]
+    tables: NDArray[np.int64]
+    kinds: NDArray[np.int64]
     starts: NDArray[np.int64]
     bounds: NDArray[np.int64]
     blocks: NDArray[np.int64]
@@ -91,10 +96,12 @@ class Layouts:
     Args:
         tables: Settings by number.
         learning: Whether rows hold optimizer state.
+        codec: How a reader holds the vectors of weights.
     """
 
     tables: Sequence[TableSettings]
     learning: bool
+    codec: Codec = "float32"
     known: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     plans: dict[str, TablePlan] = field(default_factory=dict)
 
@@ -108,21 +115,27 @@ class Layouts:
             blocks += [self._number(table.name, kept) for kept in plan.kept]
             starts.append(len(blocks))
         settings = {table.name: table for table in self.tables}
+        order = {table.name: t for t, table in enumerate(self.tables)}
         kept = np.full((len(self.known), width), -1, dtype=np.int64)
         places = np.full((len(self.known), width), -1, dtype=np.int64)
         dims = np.array([len(numbers) for _, numbers in self.known], dtype=np.int64)
         widths = np.zeros(len(self.known), dtype=np.int64)
         leads = np.zeros(len(self.known), dtype=np.int64)
+        tables = np.full(len(self.known), -1, dtype=np.int64)
+        kinds = np.zeros(len(self.known), dtype=np.int64)
         for number, (name, numbers) in enumerate(self.known):
             if name not in settings or (numbers and numbers[-1] >= settings[name].dim):
                 continue  # of a table that was dropped since, or made anew with another width
             kept[number, : len(numbers)] = numbers
             places[number, list(numbers)] = range(len(numbers))
-            leads[number] = settings[name].lead
-            state = settings[name].state_width(len(numbers)) if self.learning else 0
-            widths[number] = max(2, leads[number] + len(numbers) + state)
+            table = settings[name]
+            tables[number] = order[name]
+            leads[number] = table.lead
+            kinds[number] = KINDS[self.codec] if table.kind == "weights" else EXACT
+            state = table.state_width(len(numbers)) if self.learning else 0
+            widths[number] = max(2, table.lead + vector_words(int(kinds[number]), len(numbers)) + state)
         return LayoutArrays(
-            leads, dims, kept, places, widths,
+            leads, dims, kept, places, widths, tables, kinds,
             np.array(starts, dtype=np.int64), np.array(bounds, dtype=np.int64), np.array(blocks, dtype=np.int64),
         )  # fmt: skip
 

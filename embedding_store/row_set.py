@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from embedding_store import codec, optimizers
 from embedding_store.admission import SlidingFilter, chance_of
 from embedding_store.codec import FILTER, Block
+from embedding_store.index import HashIndex
 from embedding_store.lookup import TableArrays
 from embedding_store.plan import LayoutArrays, Layouts
+from embedding_store.serving import EXACT, Codec, encode
 from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.sightings import TouchArrays, upsert
-from embedding_store.slabs import HEADER, RowArrays, Rows
-from embedding_store.strips import forget, make_row
-from embedding_store.table import HashIndex
+from embedding_store.slabs import RowArrays, Rows
+from embedding_store.strips import fill, forget, make_cold_row, make_row
 
 NEVER_MS = 1 << 62
 NONE = np.empty(0, dtype=np.int64)
@@ -31,12 +32,17 @@ class RowSet:
         learning: False for a reader, whose rows have no optimizer state and who admits nothing.
         admission: The filter of tables that count sightings.
         layouts: As a commit carries them; empty for a new store.
+        codec: How a reader holds the vectors of its weights; a learner's are float32.
+        drops: Whether a reader drops rows of its own accord, and so must know their ids.
 
     Attributes:
         clock_ms: Highest event time learned from, ms since the epoch.
-        seq: Number of the commit in the making.
+        seq: Number of the commit in the making, or of the one that is being applied.
+        is_whole: Whether it holds every row.
         layouts: Which numbers the rows hold. Change plans by :meth:`Shard.set_plan`.
     """
+
+    is_whole = True
 
     def __init__(
         self,
@@ -45,6 +51,8 @@ class RowSet:
         learning: bool = True,
         admission: AdmissionSettings = _ADMISSION,
         layouts: bytes = b"",
+        codec: Codec = "float32",
+        drops: bool = False,
     ) -> None:
         self.tables = tuple(tables)
         self.number = {table.name: t for t, table in enumerate(self.tables)}
@@ -54,8 +62,8 @@ class RowSet:
         self.seq = 1
         count = len(self.tables)
         self.index = HashIndex(count, first_row=count)
-        self.rows = Rows()
-        self.layouts = Layouts(self.tables, learning)
+        self.rows = Rows(reading=not learning and not drops)
+        self.layouts = Layouts(self.tables, learning, "float32" if learning else codec)
         if layouts:
             self.layouts.load_json(layouts)
         self._layouts = self.layouts.arrays()
@@ -72,7 +80,17 @@ class RowSet:
         self._sweep = count
         self.rows.reserve(2 * count, count * self._widest)
         for t in range(count):
-            make_row(self.rows.arrays, self._layouts, self._table_arrays, t, t, 0, learning)
+            self._make_cold(t)
+
+    def _make_cold(self, table: int) -> None:
+        arrays = self.rows.arrays, self._layouts, self._table_arrays
+        if self.learning:
+            make_row(*arrays, table, table, 0, True)
+            return
+        make_cold_row(*arrays, table)
+        if self.rows.names_ids:
+            for name, value in (("id", 0), ("table", table), ("seq", 0), ("slot", 0)):
+                self.rows.headers[name][table] = value
 
     @property
     def arrays(self) -> tuple[RowArrays, LayoutArrays]:
@@ -182,13 +200,21 @@ class RowSet:
             )
         ) < ids.size:
             self.index.grow()
-        headers = self.rows.headers
-        for name in ("seq", "last_seen", "count"):
-            headers[name][found] = entries[name]
-        at = headers["at"][found][:, None]
-        self.rows.memory[at + np.arange(values)] = entries["values"]
-        if self.learning:
-            self.rows.memory[at + np.arange(values, values + state)] = entries["state"]
+        if self.rows.names_ids:
+            headers = self.rows.headers
+            headers["id"][found] = np.where(cold, 0, ids)
+            headers["table"][found] = table
+            headers["seq"][found] = entries["seq"]
+        fill(self.rows.arrays, found, entries["last_seen"], entries["count"], self._words(layout, entries))
+
+    def _words(self, layout: int, entries: NDArray[np.void]) -> NDArray[np.uint32]:
+        """What the strips of some entries of one layout hold here: uint32[n, words]."""
+        kind, lead = int(self._layouts.kinds[layout]), int(self._layouts.leads[layout])
+        if kind != EXACT:
+            return encode(kind, entries["values"], lead)
+        words = np.ascontiguousarray(entries).view("<u4").reshape(entries.size, -1)
+        first = (codec.ID_BYTES + codec.HEADER_BYTES) // 4
+        return words[:, first : None if self.learning else first + entries["values"].shape[1]]
 
     def remove(self, table: int, ids: NDArray[np.int64]) -> None:
         """Removes rows. Idempotent."""
@@ -196,11 +222,9 @@ class RowSet:
 
     def clear(self, table: int) -> None:
         """Removes every row of a table and makes its cold row a new one."""
-        first, last = len(self.tables), self.index.rows_end
-        headers = self.rows.headers[first:last]
-        self.remove(table, headers["id"][(headers["at"] >= 0) & (headers["table"] == table)].astype(np.int64))
-        self.rows.reserve(last, self._widest)
-        make_row(self.rows.arrays, self._layouts, self._table_arrays, table, table, 0, self.learning)
+        self.remove(table, self.index.entries(table)[0])
+        self.rows.reserve(self.index.rows_end, self._widest)
+        self._make_cold(table)
 
     def load_layouts(self, data: bytes) -> None:
         """Takes layouts and plans as a commit carries them."""
@@ -217,18 +241,23 @@ class RowSet:
 
         The cold row is not one.
         """
-        first, last = len(self.tables), self.index.rows_end
-        headers = self.rows.headers[first:last]
-        mask = (headers["at"] >= 0) & (headers["table"] == table)
-        mask &= self.clock_ms - headers["last_seen"] <= self._table_arrays.expire_ms[table]
-        rows = np.flatnonzero(mask) + first
-        return rows[np.argsort(self.rows.headers["id"][rows].view(np.uint64))]
+        ids, rows = self.index.entries(table)
+        headers = self.rows.headers[rows]
+        live = (headers["at"] >= 0) & (self.clock_ms - headers["last_seen"] <= self._table_arrays.expire_ms[table])
+        ordered: NDArray[np.int64] = rows[live][np.argsort(ids[live].view(np.uint64))]
+        return ordered
 
     def widths(self, table: int) -> dict[str, int]:
         """How many rows of a table, those that are there and not expired, keep how many numbers of the vector."""
         layouts = self.rows.headers["layout"][self.live_rows(table)]
         dims, counts = np.unique(self._layouts.dims[layouts], return_counts=True)
         return {str(dim): int(count) for dim, count in zip(dims.tolist(), counts.tolist(), strict=True)}
+
+    @property
+    def parameters(self) -> int:
+        """Numbers of all weights at full width, cold rows among them, state and statistics not counted."""
+        held = zip(self.counts.tolist(), self.tables, strict=True)
+        return sum((count + 1) * (table.lead + table.dim) for count, table in held if table.kind == "weights")
 
     def stored_bytes(self, table: int) -> int:
         """About how many bytes the rows of a table take as they are stored, ids included."""
@@ -240,10 +269,18 @@ class RowSet:
             codec.HEADER_BYTES + codec.ID_BYTES + 4 * (settings.lead + dim + settings.state_width(dim))
         )
 
+    def held_bytes(self, table: int) -> int:
+        """How many bytes the rows of a table take here at most: as many as if all were as wide as the widest."""
+        strip = 4 * self._widest_of(np.array([table]))
+        return int(self.counts[table]) * (strip + self.rows.header_bytes) + int(
+            self.index.nbytes * self.counts[table] // max(1, len(self.index))
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes of the rows in use, of their index and of the filter."""
-        return self.index.rows_end * HEADER.itemsize + self.rows.memory_bytes + self.index.nbytes + self.filter.nbytes
+        headers = self.index.rows_end * self.rows.header_bytes
+        return headers + self.rows.memory_bytes + self.index.nbytes + self.filter.nbytes
 
 
 def _table_arrays(tables: Sequence[TableSettings], seed: int) -> TableArrays:

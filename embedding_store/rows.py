@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.codec import COLD_FIELD
 from embedding_store.layout import Size, hash_of
 from embedding_store.log import CommitLog
 from embedding_store.redis_client import translated
@@ -53,6 +54,14 @@ def in_trips(hashes: range) -> Iterator[range]:
     """Many hashes, as many at a time as one round trip should read."""
     for first in range(0, len(hashes), _HASHES):
         yield hashes[first : first + _HASHES]
+
+
+def read_cold_row(log: CommitLog, table: str) -> Iterator[Rows]:
+    """The stored cold row of a table, if there is one."""
+    with translated():
+        row = log.client.hget(log.keys.rows(table, 0), COLD_FIELD.decode())
+    if row is not None:
+        yield np.zeros(1, dtype=np.int64), [COLD_FIELD], [row]
 
 
 def read_hashes(log: CommitLog, table: str, hashes: range) -> Iterator[Rows]:

@@ -132,6 +132,8 @@ class Accumulator(Section):
 
 
 _WIDEST = 256
+WIDEST_ROW = 4000
+"""float32 numbers of a row of statistics or of a sequence, at most."""
 SEQUENCE_ITEM = 6
 """float32 numbers of one item of a sequence: its id, its time and its outcome."""
 
@@ -143,7 +145,7 @@ class TableSettings(Section):
     kind: Literal["weights", "statistics", "sequence"] = Field(
         default="weights", description="what its rows hold; set by what uses the table"
     )
-    dim: int = Field(default=8, ge=0, le=4000, description="numbers of a row's vector")
+    dim: int = Field(default=8, ge=0, le=WIDEST_ROW, description="numbers of a row's vector")
     optimizer: OptimizerName = "adagrad"
     linear: OptimizerName | Literal["gaussian"] | None = Field(
         default=None, description="optimizer of the linear weight, set by model.wide; none: the table's"

@@ -38,6 +38,10 @@ class Shard(RowSet):
         )  # fmt: skip
         return found
 
+    def take_misses(self) -> dict[int, NDArray[np.int64]]:
+        """Ids by table that lookups since the last call did not find although the store may have them: int64[n]."""
+        return {}
+
     def gather(self, rows: NDArray[np.int64], batch: Occurrences, fields: Fields) -> NDArray[np.float32]:
         """Pooled rows of each field at full width: float32[B, F, 1 + K]; first the linear weight, then the vector.
 
@@ -47,7 +51,9 @@ class Shard(RowSet):
             fields: Of the batch.
         """
         flat = np.empty((batch.offsets.size - 1, 1 + self.dim), dtype=np.float32)
-        gather(self.rows.arrays, self._layouts, self._table_arrays, rows, batch.offsets, fields.means, flat)
+        gather(
+            self.rows.arrays, self._layouts, self._table_arrays, batch.ids, rows, batch.offsets, fields.means, flat
+        )  # fmt: skip
         out = flat.reshape(-1, fields.means.size, 1 + self.dim)
         for f, matrix in self._matrices(fields):
             out[:, f, 1 : 1 + len(matrix)] = out[:, f, 1 : 1 + len(matrix)] @ matrix.T

@@ -11,7 +11,7 @@ from embedding_store.lookup import Fields, TableArrays
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.slabs import RowArrays, allocate, release
 from embedding_store.strips import make_row, reencode
-from embedding_store.table import IndexArrays, find, insert
+from embedding_store.table import BLOCK, SINK, IndexArrays, fetch, find, insert
 
 
 class TouchArrays(NamedTuple):
@@ -169,7 +169,9 @@ def upsert(
     counts: NDArray[np.int64],
     start: int,
 ) -> int:
-    """Finds or makes the rows of some ids of one table, with strips of one layout, without counting.
+    """Finds or makes the rows of some ids of one table, with strips of one layout, without counting sightings.
+
+    Fills nothing in but where the strip is and what its layout is.
 
     Args:
         index: Of the shard.
@@ -188,20 +190,24 @@ def upsert(
     """
     headers = rows.headers
     for i in range(start, ids.size):
+        if i % BLOCK == 0:
+            total = 0
+            for ahead in range(i, min(i + BLOCK, ids.size)):
+                total += fetch(index, table, ids[ahead])
+            index.control[SINK] = total
         row = table if cold[i] else find(index, table, ids[i])
         if row < 0:
             row = insert(index, table, ids[i])
             if row < 0:
                 return i
-            counts[table] += 1
             headers[row].at = -1
-        if headers[row].at >= 0 and headers[row].layout != layout:
+        if headers[row].at < 0:
+            counts[table] += 1
+        elif headers[row].layout != layout:
             release(rows, headers[row].at, layouts.widths[np.int64(headers[row].layout)])
             headers[row].at = -1
         if headers[row].at < 0:
             headers[row].at = allocate(rows, layouts.widths[layout])
-        headers[row].id = 0 if cold[i] else ids[i]
-        headers[row].table = table
         headers[row].layout = layout
         found[i] = row
     return ids.size

@@ -12,6 +12,42 @@ from embedding_store.slabs import RowArrays, allocate, release
 
 
 @numba.njit(cache=True)
+def make_cold_row(rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, table: int) -> None:
+    """Sets a reader's cold row to what a new table has: zeros, and the prior variance of Gaussian weights."""
+    layout = layout_of(layouts, table, 0)
+    at = allocate(rows, layouts.widths[layout])
+    for i in range(layouts.widths[layout]):
+        rows.memory[at + i] = np.float32(0.0)
+    if tables.linears[table] == GAUSSIAN:
+        for i in range(1, layouts.leads[layout], 2):
+            rows.memory[at + i] = np.float32(tables.knobs[table, PRIOR])
+    header = rows.headers[table]
+    header.at = at
+    header.layout = layout
+    header.count = 0
+    header.last_seen = 0
+
+
+@numba.njit(nogil=True, cache=True)
+def fill(
+    rows: RowArrays,
+    found: NDArray[np.int64],
+    last_seen: NDArray[np.int64],
+    counts: NDArray[np.uint32],
+    words: NDArray[np.uint32],
+) -> None:
+    """Sets what some rows hold: last_seen int64[n], counts uint32[n], words uint32[n, words of a strip]."""
+    memory = rows.memory.view(np.uint32)
+    for i in range(found.size):
+        header = rows.headers[found[i]]
+        header.last_seen = last_seen[i]
+        header.count = counts[i]
+        at = np.int64(header.at)
+        for k in range(words.shape[1]):
+            memory[at + k] = words[i, k]
+
+
+@numba.njit(cache=True)
 def make_row(
     rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, row: int, table: int, key: int, learning: bool
 ) -> None:
@@ -99,7 +135,7 @@ def forget(rows: RowArrays, layouts: LayoutArrays, removed: NDArray[np.int64]) -
     count = 0
     for i in range(removed.size):
         row = removed[i]
-        if row >= 0:
+        if row >= 0 and rows.headers[row].at >= 0:
             header = rows.headers[row]
             release(rows, header.at, layouts.widths[np.int64(header.layout)])
             header.at = -1

@@ -1,31 +1,30 @@
 """The collisionless index: (table, id) -> row, for all tables of a shard at once.
 
 Extendible hashing over segments of open addressing. The top bits of an id's hash choose a segment through a
-directory, the low bits a slot in it, and linear probing finds the id. A full segment splits in two (about 20 µs), so
-the index grows without ever being rebuilt. A slot holds the whole id and its table: two ids never share a row,
-whatever the load. The hash is a bijection keyed at random per process, so nobody can choose ids that crowd one
-segment; no result depends on it.
+directory, the low bits a slot in it, and linear probing finds the id. A full segment splits in two (some 20 µs), so
+the index grows without ever being rebuilt. Each segment has a limit of its own, so that segments of one age do not
+split all at once. A slot holds the whole id and its table: two ids never share a row, whatever the load. The hash is
+a bijection keyed at random per process, so nobody can choose ids that crowd one segment; no result depends on it.
 
 **Source**: Fagin et al. 1979, Extendible Hashing. The property is Monolith's (arXiv 2209.07663, section 2.2.1), where
 a cuckoo map provides it.
 """
 
-import secrets
 from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store.arena import Arena
+from embedding_store.prefetch import prefetch
 
 SEGMENT_SLOTS = 4096
-_FILL = 3277  # a segment splits at 80 % load
+_LOWEST_LIMIT, _LIMITS = 2867, 819  # a segment splits at 70 to 90 % load
 _ROW_BITS = 44
 _ROW_MASK = (1 << _ROW_BITS) - 1
 MAX_TABLES = (1 << 18) - 1
 
-BLOCK = 64
+BLOCK = 32
 """Ids whose slots are fetched together, so that their cache misses overlap."""
 
 DEPTH, SEGMENTS, ROWS, FREE, SINK = 0, 1, 2, 3, 4  # places in `control`
@@ -38,7 +37,7 @@ class IndexArrays(NamedTuple):
         slots: int64[segments * SEGMENT_SLOTS, 2]; the id, and 0 (empty) or (table + 1) << 44 | row.
         directory: int32[2^depth], segment numbers.
         depths: int32[segments], how many hash bits a segment stands for.
-        fills: int32[segments], ids in it.
+        room: int32[segments], ids that it still takes before it splits.
         salts: uint64[T], one a table.
         control: int64[5]: depth of the directory, segments in use, rows ever used, free rows, scratch.
         free: int64[·], rows to use again.
@@ -47,7 +46,7 @@ class IndexArrays(NamedTuple):
     slots: NDArray[np.int64]
     directory: NDArray[np.int32]
     depths: NDArray[np.int32]
-    fills: NDArray[np.int32]
+    room: NDArray[np.int32]
     salts: NDArray[np.uint64]
     control: NDArray[np.int64]
     free: NDArray[np.int64]
@@ -64,11 +63,17 @@ def mix(x: np.uint64) -> np.uint64:
 
 
 @numba.njit(inline="always", cache=True)
-def find(index: IndexArrays, table: int, key: int) -> int:
-    """The row of an id, or -1."""
+def home_of(index: IndexArrays, table: int, key: int) -> int:
+    """The slot from which on an id lies, until the index grows."""
     h = mix(np.uint64(key) ^ index.salts[table])
-    base = np.int64(index.directory[np.int64(h >> np.uint64(64 - index.control[DEPTH]))]) * SEGMENT_SLOTS
-    at = np.int64(h & np.uint64(SEGMENT_SLOTS - 1))
+    segment = np.int64(index.directory[np.int64(h >> np.uint64(64 - index.control[DEPTH]))])
+    return int(segment * SEGMENT_SLOTS + np.int64(h & np.uint64(SEGMENT_SLOTS - 1)))
+
+
+@numba.njit(inline="always", cache=True)
+def find_from(index: IndexArrays, home: int, table: int, key: int) -> int:
+    """The row of an id whose home is known, or -1."""
+    base, at = home & ~(SEGMENT_SLOTS - 1), home & (SEGMENT_SLOTS - 1)
     while True:
         word = index.slots[base + at, 1]
         if word == 0:
@@ -79,54 +84,70 @@ def find(index: IndexArrays, table: int, key: int) -> int:
 
 
 @numba.njit(inline="always", cache=True)
+def find(index: IndexArrays, table: int, key: int) -> int:
+    """The row of an id, or -1."""
+    return find_from(index, home_of(index, table, key), table, key)
+
+
+@numba.njit(inline="always", cache=True)
 def fetch(index: IndexArrays, table: int, key: int) -> int:
-    """Reads the slot where an id would lie, and nothing of what it says; keep the sum of the answers in `control`."""
-    h = mix(np.uint64(key) ^ index.salts[table])
-    base = np.int64(index.directory[np.int64(h >> np.uint64(64 - index.control[DEPTH]))]) * SEGMENT_SLOTS
-    return int(index.slots[base + np.int64(h & np.uint64(SEGMENT_SLOTS - 1)), 1])
+    """Has the slot where an id would lie brought into the cache, and waits for nothing. Gives 0."""
+    prefetch(index.slots, home_of(index, table, key))
+    return 0
 
 
-@numba.njit(cache=True)
-def _fetch_block(index: IndexArrays, table: int, ids: NDArray[np.int64], first: int) -> None:
-    total = 0
-    for i in range(first, min(first + BLOCK, ids.size)):
-        total += fetch(index, table, ids[i])
-    index.control[SINK] = total
+@numba.njit(inline="always", cache=True)
+def _fetch_homes(index: IndexArrays, table: int, ids: NDArray[np.int64], first: int, homes: NDArray[np.int64]) -> int:
+    """Fetches the slots of a block of ids, and writes down where they are: int64[BLOCK]. Gives the block's end."""
+    last = min(first + BLOCK, ids.size)
+    for i in range(first, last):
+        homes[i - first] = home_of(index, table, ids[i])
+        prefetch(index.slots, homes[i - first])
+    return last
+
+
+@numba.njit(inline="always", cache=True)
+def limit_of(segment: int, depth: int) -> int:
+    """How many ids a segment takes before it splits; another number after each split."""
+    h = mix(np.uint64(segment * 64 + depth))
+    return _LOWEST_LIMIT + int(h % np.uint64(_LIMITS))
 
 
 @numba.njit(cache=True)
 def _split(index: IndexArrays, segment: int) -> bool:
     """Splits a segment in two; False if the directory or the segments must grow first."""
-    depth = index.depths[segment]
-    if depth == index.control[DEPTH] or (index.control[SEGMENTS] + 1) * SEGMENT_SLOTS > index.slots.shape[0]:
+    depth = np.int64(index.depths[segment])
+    slots, directory, room = index.slots, index.directory, index.room
+    if depth == index.control[DEPTH] or (index.control[SEGMENTS] + 1) * SEGMENT_SLOTS > slots.shape[0]:
         return False
     other = index.control[SEGMENTS]
     index.control[SEGMENTS] += 1
-    index.depths[segment] = depth + 1
-    index.depths[other] = depth + 1
     base = segment * SEGMENT_SLOTS
-    old = index.slots[base : base + SEGMENT_SLOTS].copy()
-    index.slots[base : base + SEGMENT_SLOTS] = 0
-    index.fills[segment] = 0
-    index.fills[other] = 0
+    old = slots[base : base + SEGMENT_SLOTS].copy()
+    shift = np.uint64(64 - index.control[DEPTH])
     span = 1 << (index.control[DEPTH] - depth)
-    first = 0
+    first = -1
     for i in range(SEGMENT_SLOTS):
-        if old[i, 1] != 0:
+        slots[base + i, 1] = 0
+        if first < 0 and old[i, 1] != 0:
             h = mix(np.uint64(old[i, 0]) ^ index.salts[(old[i, 1] >> _ROW_BITS) - 1])
-            first = np.int64(h >> np.uint64(64 - index.control[DEPTH])) // span * span
-            break
+            first = np.int64(h >> shift) // span * span
     for i in range(first + span // 2, first + span):
-        index.directory[i] = other
+        directory[i] = other
+    for part in (segment, other):
+        index.depths[part] = depth + 1
+        room[part] = limit_of(int(part), int(depth) + 1)
     for i in range(SEGMENT_SLOTS):
-        if old[i, 1] != 0:
-            h = mix(np.uint64(old[i, 0]) ^ index.salts[(old[i, 1] >> _ROW_BITS) - 1])
-            into = np.int64(index.directory[np.int64(h >> np.uint64(64 - index.control[DEPTH]))])
-            index.fills[into] += 1
+        key, word = old[i, 0], old[i, 1]
+        if word != 0:
+            h = mix(np.uint64(key) ^ index.salts[(word >> _ROW_BITS) - 1])
+            into = np.int64(directory[np.int64(h >> shift)])
+            room[into] -= 1
             at = np.int64(h & np.uint64(SEGMENT_SLOTS - 1))
-            while index.slots[into * SEGMENT_SLOTS + at, 1] != 0:
+            while slots[into * SEGMENT_SLOTS + at, 1] != 0:
                 at = (at + 1) & (SEGMENT_SLOTS - 1)
-            index.slots[into * SEGMENT_SLOTS + at] = old[i]
+            slots[into * SEGMENT_SLOTS + at, 0] = key
+            slots[into * SEGMENT_SLOTS + at, 1] = word
     return True
 
 
@@ -139,7 +160,7 @@ def insert(index: IndexArrays, table: int, key: int) -> int:
     h = mix(np.uint64(key) ^ index.salts[table])
     while True:
         segment = np.int64(index.directory[np.int64(h >> np.uint64(64 - index.control[DEPTH]))])
-        if index.fills[segment] < _FILL:
+        if index.room[segment] > 0:
             break
         if not _split(index, int(segment)):
             return -1
@@ -154,7 +175,7 @@ def insert(index: IndexArrays, table: int, key: int) -> int:
         at = (at + 1) & (SEGMENT_SLOTS - 1)
     index.slots[segment * SEGMENT_SLOTS + at, 0] = key
     index.slots[segment * SEGMENT_SLOTS + at, 1] = ((table + 1) << _ROW_BITS) | row
-    index.fills[segment] += 1
+    index.room[segment] -= 1
     return row
 
 
@@ -185,125 +206,66 @@ def remove(index: IndexArrays, table: int, key: int) -> int:
         home = np.int64(mix(np.uint64(index.slots[base + at, 0]) ^ index.salts[(word >> _ROW_BITS) - 1]))
         home &= SEGMENT_SLOTS - 1
         if ((at - home) & (SEGMENT_SLOTS - 1)) >= ((at - hole) & (SEGMENT_SLOTS - 1)):
-            index.slots[base + hole] = index.slots[base + at]
+            index.slots[base + hole, 0] = index.slots[base + at, 0]
+            index.slots[base + hole, 1] = word
             hole = at
-    index.slots[base + hole] = 0
-    index.fills[segment] -= 1
+    index.slots[base + hole, 1] = 0
+    index.room[segment] += 1
     index.free[index.control[FREE]] = row
     index.control[FREE] += 1
     return row
 
 
 @numba.njit(nogil=True, cache=True)
-def _find_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-    for i in range(ids.size):
-        if i % BLOCK == 0:
-            _fetch_block(index, table, ids, i)
-        rows[i] = find(index, table, ids[i])
+def find_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+    """Rows of ids: int64[N] -> int64[N], -1 where absent."""
+    homes = np.empty(BLOCK, dtype=np.int64)
+    for first in range(0, ids.size, BLOCK):
+        for i in range(first, _fetch_homes(index, table, ids, first, homes)):
+            rows[i] = find_from(index, homes[i - first], table, ids[i])
 
 
 @numba.njit(nogil=True, cache=True)
-def _find_or_insert_many(
+def find_or_insert_many(
     index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64], start: int
 ) -> int:
-    for i in range(start, ids.size):
-        if i % BLOCK == 0:
-            _fetch_block(index, table, ids, i)
-        row = find(index, table, ids[i])
-        if row < 0:
-            row = insert(index, table, ids[i])
+    """Rows of ids from the one at `start` on, absent ones inserted: int64[N] -> int64[N].
+
+    Gives the first that is not done because arrays must grow; N if all are.
+    """
+    homes = np.empty(BLOCK, dtype=np.int64)
+    for first in range(start, ids.size, BLOCK):
+        last = _fetch_homes(index, table, ids, first, homes)
+        segments = index.control[SEGMENTS]
+        for i in range(first, last):
+            row = find_from(index, homes[i - first], table, ids[i])
+            if row < 0 and index.control[SEGMENTS] != segments:  # a split may have moved it since
+                row = find(index, table, ids[i])
             if row < 0:
-                return i
-        rows[i] = row
+                row = insert(index, table, ids[i])
+                if row < 0:
+                    return i
+            rows[i] = row
     return ids.size
 
 
 @numba.njit(nogil=True, cache=True)
-def _remove_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-    for i in range(ids.size):
-        rows[i] = remove(index, table, ids[i])
+def remove_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+    """Takes ids out: int64[N] -> the rows that they had, int64[N], -1 where absent."""
+    homes = np.empty(BLOCK, dtype=np.int64)
+    for first in range(0, ids.size, BLOCK):
+        for i in range(first, _fetch_homes(index, table, ids, first, homes)):
+            rows[i] = remove(index, table, ids[i])
 
 
-class HashIndex:
-    """Maps (table, id) to rows 0, 1, 2, … and hands rows of removed ids out again.
-
-    Args:
-        tables: How many tables there are.
-        first_row: Rows below this one are never handed out.
-    """
-
-    def __init__(self, tables: int, first_row: int = 0) -> None:
-        if not 0 < tables <= MAX_TABLES:
-            raise ValueError(f"{tables} tables; there can be 1 to {MAX_TABLES}")
-        self._slots = Arena(np.int64, (2,), 2 * SEGMENT_SLOTS)
-        self._directory = np.array([0, 1], dtype=np.int32)
-        self._depths = Arena(np.int32, (), 2)
-        self._depths.array[:2] = 1
-        self._fills = Arena(np.int32, (), 2)
-        key = np.frombuffer(secrets.token_bytes(8 * tables), dtype=np.uint64)
-        self._salts = key.copy()
-        self._control = np.array([1, 2, first_row, 0, 0], dtype=np.int64)
-        self._free = Arena(np.int64, (), 1024)
-        self._first_row = first_row
-
-    @property
-    def arrays(self) -> IndexArrays:
-        """What the kernels take. Valid until the next growth: do not keep it."""
-        return IndexArrays(
-            self._slots.array,  # type: ignore[arg-type]  # an arena's array has the arena's dtype
-            self._directory,
-            self._depths.array,  # type: ignore[arg-type]
-            self._fills.array,  # type: ignore[arg-type]
-            self._salts,
-            self._control,
-            self._free.array,  # type: ignore[arg-type]
-        )
-
-    def __len__(self) -> int:
-        return int(self._control[ROWS] - self._control[FREE]) - self._first_row
-
-    @property
-    def rows_end(self) -> int:
-        """One past the highest row ever handed out."""
-        return int(self._control[ROWS])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the segments in use and of the directory."""
-        return int(self._control[SEGMENTS]) * SEGMENT_SLOTS * 16 + self._directory.nbytes
-
-    def grow(self) -> None:
-        """Makes room after a kernel could not insert: a deeper directory or more segments."""
-        if (int(self._control[SEGMENTS]) + 1) * SEGMENT_SLOTS > self._slots.capacity:
-            self._slots.reserve(self._slots.capacity + SEGMENT_SLOTS)
-            segments = self._slots.capacity // SEGMENT_SLOTS
-            self._depths.reserve(segments)
-            self._fills.reserve(segments)
-        else:
-            self._directory = np.repeat(self._directory, 2)
-            self._control[DEPTH] += 1
-
-    def reserve_free(self, count: int) -> None:
-        """Makes room for so many removals."""
-        self._free.reserve(int(self._control[FREE]) + count)
-
-    def lookup(self, table: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of ids: int64[N] -> int64[N], -1 where absent."""
-        rows = np.empty(ids.size, dtype=np.int64)
-        _find_many(self.arrays, table, ids, rows)
-        return rows
-
-    def lookup_or_insert(self, table: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of ids, absent ones inserted: int64[N] -> int64[N]. Idempotent."""
-        rows = np.empty(ids.size, dtype=np.int64)
-        done = 0
-        while (done := _find_or_insert_many(self.arrays, table, ids, rows, done)) < ids.size:
-            self.grow()
-        return rows
-
-    def remove(self, table: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Takes ids out and returns the rows that they had: int64[N], -1 where absent. Idempotent."""
-        self.reserve_free(ids.size)
-        rows = np.empty(ids.size, dtype=np.int64)
-        _remove_many(self.arrays, table, ids, rows)
-        return rows
+@numba.njit(nogil=True, cache=True)
+def list_rows(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> int:
+    """Fills in every id of a table and its row, in no order. Returns how many there are."""
+    n = 0
+    for slot in range(index.control[SEGMENTS] * SEGMENT_SLOTS):
+        word = index.slots[slot, 1]
+        if (word >> _ROW_BITS) == table + 1:
+            ids[n] = index.slots[slot, 0]
+            rows[n] = word & _ROW_MASK
+            n += 1
+    return n

@@ -6,12 +6,21 @@ import tomllib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings, least_budget
+from embedding_store.serving import Codec
+from embedding_store.settings import (
+    AdmissionSettings,
+    ByteSize,
+    Duration,
+    Section,
+    StoreSettings,
+    TableSettings,
+    least_budget,
+)
 from trainer.definition import Definition, define
 from trainer.settings import (
     EventsSettings,
@@ -40,6 +49,13 @@ class RankerSettings(Section):
     port: int = Field(default=8080, ge=0, le=65535, description="0: a free one")
     max_body_bytes: int = Field(default=4 << 20, ge=1024, description="a larger request is refused with 413")
     ready_lag: Duration = Field(default=5_000, description="/readyz fails when the replica is older")
+    replica: Literal["full", "cached"] = Field(
+        default="full", description="cached: holds the rows that are asked for, and reads others from the store"
+    )
+    cache_memory: ByteSize = Field(
+        default=256 << 20, ge=1 << 20, description="of a cached replica's rows, headers and index"
+    )
+    codec: Codec = Field(default="float32", description="how the replica holds vectors")
 
 
 class MetricsSettings(Section):

@@ -10,7 +10,7 @@ from trainer.batch import Batch
 from trainer.definition import Definition, define
 from trainer.example import Columns, examples_to_columns
 from trainer.features import Featurizer
-from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
+from trainer.settings import FeatureSettings, ModelSettings, StatisticSettings, TaskSettings
 
 TASKS = ("click", "like")
 
@@ -59,6 +59,54 @@ def small_definition(
     )
 
 
+def statistic(name: str, by: str, kind: str, **more: Any) -> StatisticSettings:
+    """One statistic by the features that `by` names, parted by blanks."""
+    return StatisticSettings.model_validate({"name": name, "by": tuple(by.split()), "kind": kind, **more})
+
+
+STATISTICS = (
+    statistic("click_rate", "user", "rate", of="labels.click", prior=(0.4, 4), half_life="1h"),
+    statistic("play", "video", "mean", of="outcomes.play_ms", unit=1000, log=True, window="2h", prior=(1, 2)),
+    statistic("likes", "user", "count", where="labels.like = 1", buckets=(1, 3)),
+    statistic("last_two", "user video", "last", of="labels.click", length=2, buckets=(0.5,)),
+    statistic("gap", "user", "since", buckets=(60, 600), input=False),
+    statistic("log_gap", "user", "since", transform="log"),
+    statistic(
+        "long_play", "user length", "rate", of="labels.click", where="outcomes.play_ms > 800", buckets=(0.3, 0.6)
+    ),
+)
+PAST = (
+    feature("past", "sequence", table="video", of="click", length=4),
+    feature("likes_x_gap_x_length", "cross", inputs=("likes", "gap", "length")),
+)
+
+
+def full_definition(
+    model: str = "din", wide: str | None = "gaussian", statistics: Sequence[StatisticSettings] = STATISTICS, **more: Any
+) -> Definition:
+    """Everything at once: every kind of feature, Gaussian weights, statistics, a sequence, two tasks."""
+    return define(
+        (*TABLES, TableSettings(name="by.user", expire_after="1d"), TableSettings(name="last_two", dim=1)),
+        (*FEATURES, *PAST),
+        tuple(TaskSettings(name=name) for name in TASKS),
+        ModelSettings.model_validate({"name": model, "wide": wide, "hidden": (7, 5), "learning_rate": 0.01, **more}),
+        3,
+        statistics=tuple(statistics),
+    )
+
+
+def lived_message(rng: np.random.Generator, first_ts: int = 1_700_000_000_000) -> dict[str, Any]:
+    """A message with outcomes, of few users and items, so that there is a past."""
+    found = message(rng, first_ts=first_ts)
+    if "id" in found["user"]:
+        found["user"]["id"] = found["user"]["id"] % 4
+    for item in found["items"]:
+        item["id"] = f"v{rng.integers(0, 6)}"
+        if rng.random() < 0.8:
+            item["outcomes"] = {"play_ms": float(rng.integers(0, 3000))}
+    return found
+
+
 def message(rng: np.random.Generator, items: int | None = None, first_ts: int = 1_700_000_000_000) -> dict[str, Any]:
     """A sound message of `dolmen.examples`, with values missing here and there."""
 
@@ -104,6 +152,12 @@ def random_batch(definition: Definition, seed: int, lists: int = 20) -> Batch:
     """A batch of random messages."""
     rng = np.random.default_rng(seed)
     return batch_of(definition, [message(rng) for _ in range(lists)])
+
+
+def lived_batch(definition: Definition, seed: int, lists: int = 20, first_ts: int = 1_700_000_000_000) -> Batch:
+    """A batch of random messages with outcomes."""
+    rng = np.random.default_rng(seed)
+    return batch_of(definition, [lived_message(rng, first_ts) for _ in range(lists)])
 
 
 def cells(batch: Batch, field: int, fields: int) -> list[list[int | None]]:

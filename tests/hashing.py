@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store.table import HashIndex
+from embedding_store.index import HashIndex
 
 _MASK = 2**64 - 1
 _FIRST = pow(0xBF58476D1CE4E5B9, -1, 2**64)

@@ -9,6 +9,7 @@ import httpx
 import orjson
 
 from embedding_store.bootstrap import Snapshot
+from embedding_store.cached_shard import Misses, Tally
 from embedding_store.commit import Commit, CommitId, decode, encode
 from embedding_store.shard import Shard
 from services.ranker.app import build_app
@@ -87,7 +88,11 @@ class FakeReplica:
         self.error: str | None = "the store is empty: nothing was committed yet"
         self.age_ms: float | None = None
         self.lag_commits = 0
+        self.tally = Tally()
         self._follower = follower
+
+    def fetch(self, shard: Shard, misses: Misses) -> bool:
+        return False
 
     def restart(self, snapshot: Snapshot) -> None:
         with self.lock:

@@ -1,6 +1,6 @@
 """Everything that defines a prediction: tables, features, statistics, tasks, model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import orjson
@@ -13,6 +13,8 @@ from trainer.settings import FeatureSettings, ModelSettings, StatisticSettings, 
 _ADMISSION = AdmissionSettings()
 _VISITOR = "user.id"
 _WITHOUT_VECTORS = ("residual",)
+_SET_BY_USE = frozenset({"kind", "linear", "tasks", "accumulators", "length"})
+_OF_EVERY_TABLE = frozenset({"name", "admit_after", "admission", "expire_after"})
 Key = tuple[str, ...]
 """Names of the features whose crossed ids are meant; one name: its own ids."""
 
@@ -178,6 +180,13 @@ def _input_faults(features: Sequence[FeatureSettings], statistics: Sequence[Stat
             other = by_name.get(name)
             if other is None or other.kind in ("cross", "ids") or not other.has_ids:
                 yield f"statistics.{statistic.name}.by: {name!r} must be a feature of kind id, or a number with buckets"
+    owners: dict[str, Key] = {}
+    for statistic in statistics:
+        if owners.setdefault(statistic.statistics_table, statistic.by) != statistic.by:
+            yield (
+                f"statistics.{statistic.name}.by: {list(statistic.by)} and {list(owners[statistic.statistics_table])} "
+                f"make one table name, {statistic.statistics_table!r}; rename a feature"
+            )
     pasts = [f for f in features if f.kind == "sequence"]
     for past in pasts[1:]:
         yield f"features.{past.name}: there is a sequence already, {pasts[0].name!r}"
@@ -216,16 +225,26 @@ def _tables(
         changes: dict[str, object] = {"linear": model.wide} if model.wide else {}
         if model.wide == "gaussian":
             changes |= {"tasks": tasks, "prior_variance": next(iter(variances), table.prior_variance)}
+        faults += [f"tables.{name}.{key}: what uses the table sets it" for key in _given(declared, name, _SET_BY_USE)]
         made[name] = table.model_copy(update=changes)
     others = [*_statistics_tables(statistics), *(_sequence_table(f) for f in features if f.kind == "sequence")]
     for table in others:
         if table.name in made:
             faults.append(f"tables.{table.name}: the name is used twice")
-        own = declared.get(table.name)
-        kept = own.model_dump(include={"admit_after", "admission", "expire_after"}) if own else {}
-        made[table.name] = table.model_copy(update=kept)
+        own = declared.get(table.name, table)
+        rest = frozenset(TableSettings.model_fields) - _OF_EVERY_TABLE
+        faults += [
+            f"tables.{table.name}.{key}: does not go with a table of {table.kind}"
+            for key in _given(declared, table.name, rest)
+        ]
+        made[table.name] = table.model_copy(update={key: getattr(own, key) for key in _OF_EVERY_TABLE})
     faults += [f"tables.{name}: no feature uses this table" for name in declared if name not in made]
     return tuple(made.values()), faults
+
+
+def _given(declared: Mapping[str, TableSettings], name: str, keys: frozenset[str]) -> list[str]:
+    """Those of some keys that the configuration gives for a table."""
+    return sorted(declared[name].model_fields_set & keys) if name in declared else []
 
 
 def _statistics_tables(statistics: Sequence[StatisticSettings]) -> list[TableSettings]:

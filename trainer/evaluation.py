@@ -56,9 +56,7 @@ class Evaluation:
             "seconds": self.seconds,
             "examples_per_second": examples / self.seconds if self.seconds else 0.0,
             "parameters": {
-                "embedding": int(
-                    sum(n * (1 + t.dim) for n, t in zip((counts + 1).tolist(), shard.tables, strict=True))
-                ),
+                "embedding": shard.parameters,
                 "dense": int(scorer.weights.size),
             },
             "rows": int(counts.sum()),

@@ -109,7 +109,7 @@ def check_example(message: Any, tasks: Sequence[str], latest_ts: int | None = No
     if type(message) is not dict:
         raise BadRecord("schema", f"the message must be a JSON object, got {kind_of(message)}")
     ts = message.get("ts", MISSING)
-    if type(ts) is not int or not 0 <= ts < 1 << 53:
+    if type(ts) is not int or not 0 <= ts < 1 << 48:
         raise BadRecord("schema", f"`ts` {_must(ts, 'be an integer, ms since the epoch')}")
     if latest_ts is not None and ts > latest_ts:
         raise BadRecord("ahead", f"`ts` {ts} lies {ts - latest_ts} ms further past the record's own time than allowed")

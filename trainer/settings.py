@@ -63,7 +63,7 @@ class FeatureSettings(Section):
                 faults.append("`buckets` must be edges in rising order")
         if self.transform != "none" and (self.kind != "number" or self.buckets is not None):
             faults.append("`transform` goes with kind number without `buckets` only")
-        if self.table is not None and not self.has_ids:
+        if self.table is not None and self.kind != "sequence" and not self.has_ids:
             faults.append("`table` does not go with a number without `buckets`")
         if self.kind != "sequence" and (self.of is not None or self.length is not None):
             faults.append("`of` and `length` go with kind sequence only")
@@ -78,6 +78,8 @@ class FeatureSettings(Section):
             yield f"`source` {self.source!r} must begin with user. or context.; it says whose past it is"
         if self.inputs:
             yield "`inputs` goes with kind cross only"
+        if self.of is not None and self.of.split(".")[0] in ("labels", "outcomes"):
+            yield f"`of` {self.of!r} must be the name of a label alone, such as click"
 
     @property
     def items(self) -> int:
@@ -95,6 +97,7 @@ class FeatureSettings(Section):
         return self.table or self.name
 
 
+_LONGEST_NAME = 64  # of a table
 _CONDITION = re.compile(r"\s*((?:labels|outcomes)\.[\w.-]+)\s*(=|!=|<=|<|>=|>)\s*(-?\d+(?:\.\d+)?)\s*")
 
 
@@ -144,8 +147,10 @@ class StatisticSettings(Section):
             faults.append("`buckets` must be edges in rising order")
         if self.buckets is not None and self.transform != "none":
             faults.append("`transform` does not go with `buckets`")
-        if self.buckets is None and (self.table or self.prior_variance):
-            faults.append("`table` and `prior_variance` go with `buckets` only")
+        if self.buckets is None and (self.table or self.prior_variance or not self.input):
+            faults.append("`table`, `prior_variance` and `input = false` go with `buckets` only")
+        if len(self.statistics_table) > _LONGEST_NAME:
+            faults.append(f"`by` {list(self.by)} makes a table's name of more than {_LONGEST_NAME} characters")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -160,10 +165,12 @@ class StatisticSettings(Section):
     def takes(self) -> str:
         """A name for what comes in; equal inputs have equal names."""
         text = self.of or "1"
-        text = text if self.unit == 1 else f"{text} / {self.unit:g}"
+        text = text if self.unit == 1 else f"{text} / {_exact(self.unit)}"
         text = f"log({text})" if self.log else text
-        text = text if self.most is None else f"min({text}, {self.most:g})"
-        conditions = " and ".join(f"{source} {operator} {number:g}" for source, operator, number in self.conditions)
+        text = text if self.most is None else f"min({text}, {_exact(self.most)})"
+        conditions = " and ".join(
+            f"{source} {operator} {_exact(number)}" for source, operator, number in self.conditions
+        )
         return f"{text} where {conditions}" if conditions else text
 
     @property
@@ -187,6 +194,15 @@ class StatisticSettings(Section):
     def table_name(self) -> str:
         """The table of the rows that its buckets look up."""
         return self.table or self.name
+
+
+def _exact(number: float) -> str:
+    """A number so that different ones read differently.
+
+    >>> _exact(1000.0), _exact(0.1)
+    ('1000', '0.1')
+    """
+    return repr(number).removesuffix(".0")
 
 
 class TaskSettings(Section):

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, Response
 
-from embedding_store.replica import Replica
+from embedding_store.replica import Holding, Replica
 from services.ranker import problems, schema
 from services.ranker.metrics import RankerMetrics
 from services.ranker.problems import Problem, documented
@@ -163,10 +163,12 @@ def serve(settings: Settings, kafka: Mapping[str, Any], bound: socket.socket, st
         bound: Where to listen.
         stop: Ends it.
     """
-    compile_kernels(settings.definition())
     metrics = RankerMetrics()
     follower = ModelFollower(metrics)
-    replica = Replica(settings.store, follower)
+    cached = settings.ranker.replica == "cached"
+    holding = Holding(settings.ranker.codec, settings.ranker.cache_memory if cached else None)
+    replica = Replica(settings.store, follower, holding=holding)
+    compile_kernels(settings.definition(), replica.make_shard)
     sink = KafkaSink(kafka, settings.events.topics.examples, settings.ranker.max_body_bytes)
     limits = Limits(ready_lag_ms=settings.ranker.ready_lag, max_ahead_ms=settings.events.max_ahead)
     service = RankerService(replica, follower, metrics, sink, limits)

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+
+from embedding_store.cached_shard import Tally
+from embedding_store.row_set import RowSet
 
 _RANK_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -43,6 +47,53 @@ class CountedHistogram(Collector):
         return [HistogramMetricFamily(self._name, self._text, buckets=pairs, sum_value=total)]
 
 
+class Watched(Protocol):
+    """What is read of a replica."""
+
+    tally: Tally
+
+    @property
+    def lag_commits(self) -> int:
+        """Commits that it is known to be behind."""
+
+
+class Held(Collector):
+    """What a replica holds, and what its cache did.
+
+    Args:
+        tally: Of the cache.
+        shard: The rows; None before the first bootstrap.
+    """
+
+    def __init__(self, tally: Tally, shard: Callable[[], RowSet | None]) -> None:
+        self._tally, self._shard = tally, shard
+
+    def collect(self) -> list[Metric]:
+        """Counters of the cache, rows and bytes of each table, bytes of everything."""
+        tally = self._tally
+        found: list[Metric] = [
+            CounterMetricFamily(f"dolmen_replica_{name}", text, value)
+            for name, text, value in (
+                ("hit", "Ids looked up that were in memory, of a cached replica.", tally.hits),
+                ("miss", "Ids looked up that were not in memory.", tally.misses),
+                ("fetched", "Ids that the store was asked for.", tally.fetched),
+                ("unanswered", "Ids that the store gave no answer for; they score as unknown.", tally.failed),
+                ("evicted", "Rows that left memory for others.", tally.evicted),
+            )
+        ]
+        rows = GaugeMetricFamily("dolmen_replica_rows", "Rows in the replica's memory.", labels=["table"])
+        held = GaugeMetricFamily("dolmen_replica_bytes", "What they take at most, index included.", labels=["table"])
+        shard = self._shard()
+        for t, table in enumerate(shard.tables if shard else ()):
+            assert shard is not None  # noqa: S101 - it has tables
+            rows.add_metric([table.name], int(shard.counts[t]))
+            held.add_metric([table.name], shard.held_bytes(t))
+        total = GaugeMetricFamily(
+            "dolmen_replica_memory_bytes", "Memory of rows, headers and index.", shard.nbytes if shard else 0
+        )
+        return [*found, rows, held, total]
+
+
 class RankerMetrics:
     """The ranker's metrics, in a registry of their own."""
 
@@ -69,9 +120,10 @@ class RankerMetrics:
         r.register(self.freshness)
         self._requests.labels("200")
 
-    def watch(self, lag_commits: Callable[[], float]) -> None:
-        """Says where the replica's lag is read from."""
-        self.lag_commits.set_function(lag_commits)
+    def watch(self, replica: Watched, shard: Callable[[], RowSet | None]) -> None:
+        """Says where the replica's lag, what its cache did and what its shard holds are read from."""
+        self.lag_commits.set_function(lambda: replica.lag_commits)
+        self.registry.register(Held(replica.tally, shard))
 
     def ranked(self, status: int, seconds: float, candidates: int) -> None:
         """Counts a ranking request; time and candidates only of one that was answered."""

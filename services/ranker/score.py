@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from embedding_store.bootstrap import Snapshot
+from embedding_store.bootstrap import MakeShard, Schema, Snapshot, whole
 from embedding_store.codec import COLD, VERSION, Block, entry_dtype
 from embedding_store.commit import Commit, CommitId
 from embedding_store.errors import BadBytes
-from embedding_store.shard import Shard
 from services.ranker.metrics import RankerMetrics
 from trainer.batch import Batch
 from trainer.definition import Definition
@@ -113,14 +112,21 @@ def best(scores: NDArray[np.float64], k: int) -> list[int]:
     return order
 
 
-def compile_kernels(definition: Definition) -> None:
-    """Compiles what applying a commit and scoring need; a later start finds it in Numba's cache."""
-    shard = Shard(definition.tables, definition.seed, learning=False)
-    table = definition.tables[0]
-    entries = np.zeros(2, dtype=entry_dtype(table.dim, table.state_width(table.dim)))
-    entries["version"] = VERSION
-    entries["flags"] = COLD, 0
-    shard.apply(Block(table.name, entries))
+def compile_kernels(definition: Definition, make: MakeShard | None = None) -> None:
+    """Compiles what applying a commit and scoring need; a later start finds it in Numba's cache.
+
+    Args:
+        definition: What will score.
+        make: Shards as the replica makes them.
+    """
+    schema = Schema(definition.tables, definition.seed)
+    shard = (make or whole(False))(schema, b"")
+    for table in definition.tables:
+        entries = np.zeros(2, dtype=entry_dtype(table.dim, table.state_width(table.dim), table.lead))
+        entries["version"] = VERSION
+        entries["flags"] = COLD, 0
+        entries["layout"] = shard.layouts.known.index((table.name, tuple(range(table.dim))))
+        shard.apply(Block(table.name, entries))
     shard.index.grow()
     model = Model(definition, Scorer(definition, shard))
     model.scorer.probabilities(model.featurize(0, {}, {}, [{}, {}]))

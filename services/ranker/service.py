@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedding_store.bootstrap import Snapshot
+from embedding_store.cached_shard import Misses, Tally
+from embedding_store.shard import Shard
 from services.ranker.intake import Checker, item_place, take_events
 from services.ranker.metrics import RankerMetrics
 from services.ranker.problems import bad_field, unavailable
 from services.ranker.schema import ExplainQuery, RankQuery
 from services.ranker.score import Model, ModelFollower, best
 from services.ranker.sink import Sink
+from trainer.batch import Batch
 from trainer.explain import ask
 from trainer.values import BadValue
 
@@ -25,6 +31,9 @@ _T = TypeVar("_T")
 NAME = "default"
 _SENDERS = 4
 _MAX_SENDING = 64
+_FETCHERS = 4
+_FETCHES = 3
+"""Round trips of one request at most: the first for all ids that it names, others for ids that their rows name."""
 
 
 class FollowedShard(Protocol):
@@ -33,6 +42,11 @@ class FollowedShard(Protocol):
     lock: threading.Lock
     snapshot: Snapshot | None
     error: str | None
+
+    tally: Tally
+
+    def fetch(self, shard: Shard, misses: Misses) -> bool:
+        """Reads rows that are not in memory; says whether to look up again."""
 
     @property
     def age_ms(self) -> float | None:
@@ -54,6 +68,25 @@ class Limits:
 
     ready_lag_ms: int
     max_ahead_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What scoring gave.
+
+    Attributes:
+        probabilities: float64[B, T].
+        commit: Number of the commit that it was scored with.
+        misses: Ids that were scored by their cold rows, although the store may have rows of theirs.
+    """
+
+    probabilities: NDArray[np.float64]
+    commit: int
+    misses: Misses
+
+
+def _score_now(model: Model, batch: Batch) -> tuple[NDArray[np.float64], Misses]:
+    return model.scorer.probabilities(batch), model.scorer.shard.take_misses()
 
 
 def wall_ms() -> int:
@@ -90,13 +123,15 @@ class RankerService:
         self._now_ms = now_ms
         self._scorers = ThreadPoolExecutor(1, "scorer")
         self._senders = ThreadPoolExecutor(_SENDERS, "sender")
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetcher")
         self._sending = 0
-        metrics.watch(lambda: replica.lag_commits)
+        metrics.watch(replica, lambda: None if follower.model is None else follower.model.scorer.shard)
 
     def close(self) -> None:
         """Ends the threads; waits for nobody."""
         self._scorers.shutdown(wait=False, cancel_futures=True)
         self._senders.shutdown(wait=False, cancel_futures=True)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
 
     # Ranking
 
@@ -113,10 +148,10 @@ class RankerService:
                 batch = model.featurize(now_ms, query.user, query.context, query.items)
             except BadValue as error:
                 raise bad_field(item_place(error), error.what) from None
-            scored = await self._held(model, partial(model.scorer.probabilities, batch))
+            scored = await self._score(model, batch)
             if scored is not None:
                 break
-        probabilities, commit = scored
+        probabilities, commit = scored.probabilities, scored.commit
         scores = probabilities[:, model.score_task]
         values = scores.tolist()
         rows = probabilities.tolist()
@@ -129,6 +164,21 @@ class RankerService:
                 for i in best(scores, query.k)
             ],
         }
+
+    async def _score(self, model: Model, batch: Batch) -> Scored | None:
+        """Scores; as long as rows are not in memory, reads them off the event loop and scores again."""
+        loop = asyncio.get_running_loop()
+        for turn in range(_FETCHES + 1):
+            held = await self._held(model, partial(_score_now, model, batch))
+            if held is None:
+                return None
+            (probabilities, misses), commit = held
+            scored = Scored(probabilities, commit, misses)
+            if not misses or turn == _FETCHES:
+                break
+            if not await loop.run_in_executor(self._fetchers, self._replica.fetch, model.scorer.shard, misses):
+                break
+        return scored
 
     async def explain(self, query: ExplainQuery) -> dict[str, Any]:
         """The answer of ``POST /v1/explain``.
@@ -143,6 +193,7 @@ class RankerService:
                 batch = model.featurize(now_ms, query.user, query.context, [query.item])
             except BadValue as error:
                 raise bad_field(error.source, error.what) from None
+            await self._score(model, batch)  # so that what it takes is in memory
             held = await self._held(model, partial(ask, model.scorer, batch, model.score_task))
             if held is not None:
                 break
@@ -238,7 +289,7 @@ class RankerService:
                 for feature in definition.features
             ],
             "parameters": {
-                "embedding": sum(int(shard.counts[t]) * (1 + table.dim) for t, table in enumerate(definition.tables)),
+                "embedding": shard.parameters,
                 "dense": int(model.scorer.weights.size),
             },
             "plan": {

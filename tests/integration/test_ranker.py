@@ -151,7 +151,8 @@ def random_request(chance: random.Random) -> dict[str, Any]:
     }
 
 
-def test_random_requests_score_as_the_trainers_own_model_on_the_same_commit(stack: Stack) -> None:
+def farthest(stack: Stack, ranker: RankerProcess) -> float:
+    """How far any of 100 random requests' scores is from what the trainer's own model gives on the same commit."""
     stack.settle()
     snapshot = bootstrap(stack.store.log, learning=True)
     assert snapshot is not None
@@ -159,18 +160,43 @@ def test_random_requests_score_as_the_trainers_own_model_on_the_same_commit(stac
     assert learner.load_parts(snapshot.parts) == []
     featurizer = learner.scorer.featurizer
     chance = random.Random(5)
-    seen = 0
+    seen, far = 0, 0.0
     for _ in range(100):
         body = random_request(chance)
-        answer = stack.ranker.rank(**body)
+        answer = ranker.rank(**body)
         assert answer["model"]["commit"] == snapshot.id.seq
         items = [c if isinstance(c, dict) else {"id": c} for c in body["candidates"]]
         columns = request_to_columns(time.time_ns() // 10**6, body["user"], body["context"], items, featurizer.sources)
         expected = learner.scorer.probabilities(featurizer.featurize(columns))[:, 0]
-        order = np.argsort(-expected, kind="stable")
-        np.testing.assert_allclose([item["score"] for item in answer["items"]], expected[order], atol=1e-6, rtol=0)
+        scores = [item["score"] for item in answer["items"]]
+        far = max(far, float(np.abs(np.sort(scores)[::-1] - np.sort(expected)[::-1]).max()))
         seen += len({round(score, 6) for score in expected.tolist()})
     assert seen > 500, "the scores must differ, or the comparison says nothing"
+    return far
+
+
+def test_random_requests_score_as_the_trainers_own_model_on_the_same_commit(stack: Stack) -> None:
+    assert farthest(stack, stack.ranker) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("replica", "codec", "error"),
+    [("cached", "float32", 1e-6), ("full", "float16", 2e-4), ("cached", "float16", 2e-4), ("cached", "int8", 5e-3)],
+)
+def test_however_rows_are_held_scores_are_the_trainers_within_the_codecs_error(
+    stack: Stack, tmp_path: Path, replica: str, codec: str, error: float
+) -> None:
+    held = {
+        "DOLMEN_RANKER__REPLICA": replica,
+        "DOLMEN_RANKER__CODEC": codec,
+        "DOLMEN_RANKER__CACHE_MEMORY": "1MiB",
+    }
+    with running(tmp_path, stack.redis_url, stack.servers, stack.prefix, **held) as ranker:
+        wait_for("ready ranker", ranker.answers("/readyz", 200))
+        far = farthest(stack, ranker)
+        metrics = dict(line.rsplit(" ", 1) for line in ranker.client.get("/metrics").text.splitlines())
+    assert far <= error
+    assert (float(metrics["dolmen_replica_fetched_total"]) > 1000) == (replica == "cached")
 
 
 def test_a_click_by_http_moves_the_ranking(stack: Stack) -> None:

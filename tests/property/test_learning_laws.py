@@ -2,24 +2,33 @@
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
+from embedding_store.bootstrap import Snapshot
 from embedding_store.shard import Shard
-from tests.definitions import random_batch, small_definition
+from tests.definitions import full_definition, lived_batch, random_batch, small_definition
+from tests.shards import dump_of
 from trainer.learner import Learner
 from trainer.scorer import Scorer
 from trainer.validation import Progress, auc
 
-DEFINITION = small_definition()
+STEPS = st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 12), st.booleans()), min_size=1, max_size=8)
+DEFINITIONS = [
+    (small_definition(), random_batch),
+    (full_definition("din", embedding_l2=0.01), lived_batch),
+    (full_definition("residual"), lived_batch),
+]
 
 
+@pytest.mark.parametrize(("definition", "batch_of"), DEFINITIONS, ids=["plain", "din with everything", "residual"])
 @settings(max_examples=15, deadline=None)
-@given(steps=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 12), st.booleans()), min_size=1, max_size=8))
-def test_a_reader_that_applies_every_commit_scores_as_the_trainer_does(steps):
-    learner = Learner(DEFINITION, Shard(DEFINITION.tables, DEFINITION.seed))
-    reader = Scorer(DEFINITION, Shard(DEFINITION.tables, DEFINITION.seed, learning=False))
+@given(steps=STEPS)
+def test_a_reader_that_applies_every_commit_scores_as_the_trainer_does(definition, batch_of, steps):
+    learner = Learner(definition, Shard(definition.tables, definition.seed))
+    reader = Scorer(definition, Shard(definition.tables, definition.seed, learning=False))
     for seed, lists, commits in [*steps, (0, 1, True)]:
-        learner.score_and_learn(random_batch(DEFINITION, seed, lists))
+        learner.score_and_learn(batch_of(definition, seed, lists))
         learner.shard.sweep(seed % 30)
         if commits:
             blocks, gone = learner.shard.take_changes()
@@ -31,9 +40,41 @@ def test_a_reader_that_applies_every_commit_scores_as_the_trainer_does(steps):
             parts = learner.parts()
             reader.load_dense(parts["dense"])
             reader.load_numbers(parts["numbers"])
-            request = random_batch(DEFINITION, seed + 1, 8)
+            request = batch_of(definition, seed + 1, 8)
             difference = np.abs(reader.probabilities(request) - learner.scorer.probabilities(request))
             assert difference.max() <= 1e-6
+
+
+@pytest.mark.parametrize(("definition", "batch_of"), DEFINITIONS, ids=["plain", "din with everything", "residual"])
+@settings(max_examples=8, deadline=None)
+@given(steps=STEPS, restored=st.sets(st.integers(0, 7)))
+def test_a_learner_that_is_restored_from_its_commits_anywhere_goes_on_to_the_bit(definition, batch_of, steps, restored):
+    whole = Learner(definition, Shard(definition.tables, definition.seed))
+    broken = Learner(definition, Shard(definition.tables, definition.seed))
+    kept = Shard(definition.tables, definition.seed)  # what the store holds
+    for number, (seed, lists, _) in enumerate(steps):
+        for each in (whole, broken):
+            each.score_and_learn(batch_of(definition, seed, lists))
+        blocks, gone = broken.shard.take_changes()
+        for name, ids in gone.items():
+            kept.remove(kept.number[name], ids)
+        for block in blocks:
+            kept.apply(block)
+        if number in restored:
+            parts = broken.parts()
+            again = Shard(definition.tables, definition.seed, layouts=broken.shard.parts()["layouts"])
+            for t in range(len(kept.tables)):
+                for block in kept.blocks(np.append(kept.live_rows(t), t)):
+                    again.apply(block)
+            assert again.filter.load_state(broken.shard.parts()["filter"])
+            again.clock_ms, again.seq = broken.shard.clock_ms, broken.shard.seq
+            kept.clock_ms = again.clock_ms
+            broken = Learner(definition, again)
+            assert broken.load_parts(parts) == []
+    states = [
+        dump_of(Snapshot(each.shard, definition=definition.to_json(), parts=each.parts())) for each in (whole, broken)
+    ]
+    assert states[0] == states[1]
 
 
 SCORES = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), max_size=40)

@@ -15,6 +15,8 @@ import embedding_store.change
 import embedding_store.fold
 import embedding_store.layout
 import embedding_store.rows
+from embedding_store import sequences
+from embedding_store.accumulators import row_width
 from embedding_store.bootstrap import Snapshot, bootstrap, catch_up
 from embedding_store.commit import ROOT, Commit, CommitId, encode
 from embedding_store.dump import load_dump, read_dump
@@ -25,6 +27,7 @@ from embedding_store.materializer import Materializer
 from embedding_store.plan import TablePlan
 from embedding_store.settings import AdmissionSettings, TableSettings
 from embedding_store.shard import Shard
+from tests.remembering import ACCUMULATORS, SOME, remembered, see_and_remember
 from tests.shards import SEED, TABLES, definition, dump_of, flaky_log, log_for, pooled, see, stored
 
 IDS = 25
@@ -43,7 +46,7 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.log = log_for(self.url)
-        self.definition = definition(self.tables, admission=self.admission.model_dump(mode="json"))
+        self.definition = definition(self.schema(), admission=self.admission.model_dump(mode="json"))
         self.reference, self.shard = self.fresh(), self.fresh()
         self.epoch, self.head = self.log.raise_epoch(), ROOT
         self.materializer = Materializer(self.log, self.epoch, 2000)
@@ -53,16 +56,22 @@ class StoreMachine(RuleBasedStateMachine):
         self.committed = b""
         self.reader: Snapshot | None = None
 
+    def schema(self) -> tuple[TableSettings, ...]:
+        """Every table, those that no gradient teaches behind the others."""
+        return self.tables
+
+    def learn(self, shard: Shard, batch: Any) -> Any:
+        return see(shard, **batch)
+
     def fresh(self) -> Shard:
-        return Shard(self.tables, SEED, True, self.admission)
+        return Shard(self.schema(), SEED, True, self.admission)
 
     def every(self, shard: Shard) -> Any:
         return pooled(shard, [[key] * len(self.tables) for key in EVERY])
 
-    @staticmethod
-    def repeat(shard: Shard, step: Any) -> Any:
+    def repeat(self, shard: Shard, step: Any) -> Any:
         """One batch, or one new plan."""
-        return shard.set_plan(*step) if isinstance(step[0], str) else see(shard, **step[0])
+        return shard.set_plan(*step) if isinstance(step[0], str) else self.learn(shard, step[0])
 
     @rule(examples=EXAMPLES, step_ms=st.integers(-300, 700), seed=st.integers(0, 1000))
     def learns(self, examples: Any, step_ms: int, seed: int) -> None:
@@ -75,7 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
             "times_ms": self.time_ms,
             "first_origin": 100 * self.offset,
         }
-        assert (see(self.shard, **batch) == see(self.reference, **batch)).all()
+        assert (self.learn(self.shard, batch) == self.learn(self.reference, batch)).all()
         self.uncommitted.append((batch,))
         self.offset += 1
 
@@ -228,7 +237,32 @@ class AdaptiveMachine(StoreMachine):
         assert (self.every(self.shard)[:, others] == before[:, others]).all()
 
 
-@pytest.mark.parametrize("machine", [StoreMachine, AdaptiveMachine])
+class RememberingMachine(StoreMachine):
+    """The same with Gaussian weights, statistics and a sequence, which learn from each batch besides."""
+
+    tables = (
+        TableSettings(name="sure", dim=3, linear="gaussian", tasks=2, prior_variance=0.5, expire_after="2s"),
+        TableSettings(name="plain", dim=2, linear="ftrl", l1=0.2),
+    )
+    remembering = (
+        TableSettings(
+            name="by.sure", kind="statistics", accumulators=ACCUMULATORS, dim=row_width(ACCUMULATORS), admit_after=2
+        ),
+        TableSettings(name="by.plain", kind="statistics", accumulators=SOME, dim=row_width(SOME), expire_after="1s"),
+        TableSettings(name="past", kind="sequence", length=3, dim=sequences.row_width(3), expire_after="2s"),
+    )
+
+    def schema(self) -> tuple[TableSettings, ...]:
+        return (*self.tables, *self.remembering)
+
+    def learn(self, shard: Shard, batch: Any) -> Any:
+        return see_and_remember(shard, **batch)
+
+    def every(self, shard: Shard) -> Any:
+        return np.concatenate([super().every(shard).ravel(), remembered(shard, EVERY, self.time_ms)])
+
+
+@pytest.mark.parametrize("machine", [StoreMachine, AdaptiveMachine, RememberingMachine])
 def test_whatever_happens_the_store_holds_the_shard_that_never_stopped(redis_url, monkeypatch, machine):
     monkeypatch.setattr(embedding_store.change, "CHUNK_ROWS", 6)
     monkeypatch.setattr(embedding_store.layout, "ROWS_PER_HASH", 2)

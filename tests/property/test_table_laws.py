@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from embedding_store.table import HashIndex
+from embedding_store.index import HashIndex
 from tests.hashing import ids_with_hash, unmixed
 
 TABLES = 3

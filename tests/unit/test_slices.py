@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.definitions import TASKS, feature
-from trainer.example import examples_to_columns
+from trainer.example import MISSING, Coded, examples_to_columns
 from trainer.slices import OTHER, Slices
 
 FEATURES = (
@@ -63,12 +63,22 @@ def test_a_number_that_is_no_id_belongs_to_no_value():
     assert values("user.age") == ["missing", "missing", OTHER, "missing"]
 
 
-@pytest.mark.parametrize("column", [np.array([3, 4]), np.array([3.0, 4.0]), [3, 4], ["3", "4"], [3, "4"]])
+CODED = Coded(np.array([1, 0]), np.array([4, "3"], dtype=object))
+
+
+@pytest.mark.parametrize("column", [np.array([3, 4]), np.array([3.0, 4.0]), [3, 4], ["3", "4"], [3, "4"], CODED])
 def test_arrays_and_lists_of_the_same_values_are_alike(column):
     slices = Slices(["item.id"])
     columns = examples_to_columns(MESSAGES[:1], slices.sources, TASKS)
     columns.values["item.id"] = column
     assert slices.ids(columns).tolist() == [[3], [4]]
+
+
+def test_coded_numbers_fall_into_buckets():
+    slices = Slices(["length"], FEATURES)
+    columns = examples_to_columns(MESSAGES[:1], slices.sources, TASKS)
+    columns.values["item.length_s"] = Coded(np.array([1, 0]), np.array([5, MISSING], dtype=object))
+    assert [slices.value(0, key) for (key,) in slices.ids(columns).tolist()] == ["missing", "< 10"]
 
 
 def test_an_array_of_numbers_has_missing_ones_and_some_that_are_no_id():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from embedding_store.table import MAX_TABLES, SEGMENT_SLOTS, HashIndex
+from embedding_store.index import HashIndex
+from embedding_store.table import MAX_TABLES, SEGMENT_SLOTS
 from tests.hashing import ids_with_hash
 
 
