@@ -11,11 +11,11 @@ from embedding_store.bloom import Bloom, has
 from embedding_store.bounded_shard import BoundedShard
 from embedding_store.departed import Departed
 from embedding_store.eviction import coldest
+from embedding_store.index import HashIndex
 from embedding_store.lookup import Fields
 from embedding_store.plan import TablePlan
 from embedding_store.settings import AdmissionSettings, TableSettings, least_budget
 from embedding_store.shard import Shard
-from embedding_store.table import HashIndex
 from tests.shards import SEED, Cell, ids_of, occurrences, pooled, see
 
 WIDE = TableSettings(name="wide", dim=24)
