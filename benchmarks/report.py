@@ -4,20 +4,25 @@ import argparse
 import datetime
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import evaluate, freshness, rank, stack
+from benchmarks import (
+    collisionless,
+    evaluate,
+    footprint,
+    freshness,
+    index_speed,
+    rank,
+    restore,
+    row_memory,
+    stack,
+)
+from benchmarks.markdown import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 _MARK = "<!-- measured: {} -->"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def machine() -> str:
@@ -81,6 +86,11 @@ SECTIONS: dict[str, Callable[[], Any]] = {
     "stack": whole_stack,
     "freshness": fresh,
     "ranking": ranking,
+    "collisionless": collisionless.section,
+    "index": index_speed.section,
+    "memory": row_memory.section,
+    "footprint": footprint.section,
+    "restore": restore.section,
 }
 
 
