@@ -75,11 +75,11 @@ def behave(
             done.append({"request_id": request, "ts": max(0, ts + after), "item_id": item, "action": action})
             if action == "play" or rng.random() < 0.2:
                 done[-1]["value"] = rng.choice([0.5, 4.0, 5.0, 9.5])
-    logs = [_arrive(rng, log, disorder_ms, duplicates, lost) for log in (shown, done)]
+    logs = [arrive(rng, log, disorder_ms, duplicates, lost) for log in (shown, done)]
     return Behaviour(*logs)
 
 
-def _arrive(rng: random.Random, messages: list[Message], disorder_ms: int, twice: float, lost: float) -> list[Message]:
+def arrive(rng: random.Random, messages: list[Message], disorder_ms: int, twice: float, lost: float) -> list[Message]:
     """Some are lost, some come twice, and each may come up to `disorder_ms` of event time late."""
     kept = [message for message in messages if rng.random() >= lost]
     kept += [message for message in kept if rng.random() < twice]

@@ -1,10 +1,13 @@
 """What the joiner keeps of a request: its impression and what came of it, or actions that came first."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+
+from services.joiner.rules import Outcome, Task
 
 AWAITING = 255
 """The stage of a request whose impression has not come."""
@@ -46,6 +49,29 @@ class Entry:
         head = _HEAD.pack(self.stage, self.offset, self.ts, self.due, self.first_action, len(marks))
         return b"".join((head, marks, self.value))
 
+    def mark(
+        self, item: str, ts: int, value: float, tasks: Sequence[Task], outcomes: Sequence[Outcome]
+    ) -> tuple[list[Task], bool]:
+        """Notes an action, whatever came before: the earliest of each task, the latest value of each outcome.
+
+        Returns:
+            Tasks that were not 1 before, and whether anything changed.
+        """
+        mark = self.marks.setdefault(item, {})
+        times = mark.setdefault("tasks", {})
+        numbers = mark.setdefault("outcomes", {})
+        new = [task for task in tasks if task.name not in times]
+        changed = False
+        for task in tasks:
+            if ts < times.get(task.name, ts + 1):
+                times[task.name] = ts
+                changed = True
+        for outcome in outcomes:
+            if outcome.name not in numbers or (ts, value) > tuple(numbers[outcome.name]):
+                numbers[outcome.name] = [ts, value]
+                changed = True
+        return new, changed
+
     @classmethod
     def decode(cls, data: bytes, on_disk: bool = False) -> "Entry":
         """From the bytes that :meth:`encode` made."""
@@ -58,5 +84,3 @@ class Entry:
 def due_of(data: bytes) -> int:
     """The due time in an entry's bytes."""
     return int(_HEAD.unpack_from(data)[3])
-
-

@@ -47,7 +47,9 @@ def closing_example(request: str, entry: Entry, rules: Rules) -> Output | None:
             items.append(_labelled(item, labels, tasks, numbers))
         known = {t.name: 1 for t in rules.tasks if t.name in times and (rules.eager or t.window_ms < window)}
         if known:
-            told.append({"id": item["id"], "labels": known, **({"outcomes": numbers} if numbers and not labels else {})})
+            told.append(
+                {"id": item["id"], "labels": known, **({"outcomes": numbers} if numbers and not labels else {})}
+            )
     if not items:
         return None
     return _message(message, items, label_ts or None, told)

@@ -14,7 +14,7 @@ from services.joiner.entry import AWAITING, NO_OFFSET, Entry
 from services.joiner.example import Output, closing_example, item_names, positive_example
 from services.joiner.pending import Pending
 from services.joiner.record import Record, Side
-from services.joiner.rules import Outcome, Rules, Task, Use
+from services.joiner.rules import Rules, Task, Use
 
 _MOST_HELD = 1000  # actions of one request whose impression has not come
 _MOST_IGNORED = 5000
@@ -65,6 +65,16 @@ class Join:
         record.chapters = self._book.chapters
         return record
 
+    @property
+    def highs(self) -> tuple[int, int]:
+        """The watermarks of impressions and actions."""
+        return self._record.impressions.high, self._record.actions.high
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """How far the topics of impressions and actions were consumed."""
+        return self._record.impressions, self._record.actions
+
     # Records
 
     def impression(self, offset: int, message: dict[str, Any], value: bytes) -> None:
@@ -85,15 +95,15 @@ class Join:
         if not self._reading_again:
             self._pass(self._record.actions, offset, message["ts"])
 
-    def skip_impression(self, offset: int) -> None:
-        """Passes over a record that is no impression."""
-        if not self._reading_again:
-            self._pass(self._record.impressions, offset, None)
+    def skip(self, side: int, offset: int) -> bool:
+        """Passes over a record that cannot be read; side 0 are impressions, 1 actions.
 
-    def skip_action(self, offset: int) -> None:
-        """Passes over a record that is no action."""
+        Returns:
+            Whether it is met for the first time.
+        """
         if not self._reading_again:
-            self._pass(self._record.actions, offset, None)
+            self._pass((self._record.impressions, self._record.actions)[side], offset, None)
+        return not self._reading_again
 
     def read_again(self, on: bool) -> None:
         """Whether records are those from the rebuild offsets to the next ones: they make state, and nothing leaves.
@@ -258,7 +268,7 @@ class Join:
         if not tasks and not use.outcomes:
             self._drop("below_threshold")
             return False
-        new, changed = _mark(entry, item, ts, value, tasks, use.outcomes)
+        new, changed = entry.mark(item, ts, value, tasks, use.outcomes)
         if changed and (entry.first_action == NO_OFFSET or offset < entry.first_action):
             entry.first_action = offset
         if not self._reading_again:
@@ -285,27 +295,3 @@ class Join:
     def _drop(self, reason: str) -> None:
         if not self._reading_again:
             self._tally.dropped[reason] += 1
-
-
-def _mark(
-    entry: Entry, item: str, ts: int, value: float, tasks: list[Task], outcomes: tuple[Outcome, ...]
-) -> tuple[list[Task], bool]:
-    """Notes an action, whatever came before: the earliest of each task, the latest value of each outcome.
-
-    Returns:
-        Tasks that were not 1 before, and whether anything changed.
-    """
-    mark = entry.marks.setdefault(item, {})
-    times = mark.setdefault("tasks", {})
-    numbers = mark.setdefault("outcomes", {})
-    new = [task for task in tasks if task.name not in times]
-    changed = False
-    for task in tasks:
-        if ts < times.get(task.name, ts + 1):
-            times[task.name] = ts
-            changed = True
-    for outcome in outcomes:
-        if outcome.name not in numbers or (ts, value) > tuple(numbers[outcome.name]):
-            numbers[outcome.name] = [ts, value]
-            changed = True
-    return new, changed

@@ -76,7 +76,8 @@ class Rules:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(sorted({task.window_ms for task in self.tasks})))
-        windows = {part.action: part.window_ms for part in (*self.tasks, *self.outcomes)}
+        windows = {task.action: task.window_ms for task in self.tasks}
+        windows |= {outcome.action: outcome.window_ms for outcome in self.outcomes}
         uses = {
             action: Use(
                 window,
@@ -119,8 +120,8 @@ class Rules:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """The rules that :meth:`to_json` wrote."""
-        parts = {"tasks": [Task(*t) for t in value["tasks"]], "outcomes": [Outcome(*o) for o in value["outcomes"]]}
-        return cls(**{**value, **{name: tuple(some) for name, some in parts.items()}})
+        tasks = tuple(Task(*task) for task in value["tasks"])
+        return cls(**{**value, "tasks": tasks, "outcomes": tuple(Outcome(*outcome) for outcome in value["outcomes"])})
 
 
 def make_rules(joiner: JoinerSettings, tasks: Iterable[TaskSettings], outcomes: Iterable[OutcomeSettings]) -> Rules:
@@ -189,7 +190,7 @@ def is_kept(request: str, item: str, task: Task) -> bool:
 
     >>> half = Task("click", "click", None, 0, 0.5)
     >>> sum(is_kept("r", str(item), half) for item in range(10_000))
-    5050
+    5041
     """
     if task.keep >= 1.0:
         return True
