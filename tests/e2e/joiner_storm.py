@@ -55,13 +55,13 @@ name = "like"
 name = "play_time_ms"
 action = "play"
 [joiner]
-attribution_window = { click = "60s", play = "60s", like = "10m" }
-out_of_orderness = "5s"
-memory_budget = "2MiB"
+attribution_window = { click = "4h", play = "4h", like = "12h" }
+out_of_orderness = "10m"
+memory_budget = "4MiB"
 commit_interval = "20ms"
 """
 PARTITIONS = 4
-_DISORDER_MS = 5_000
+_DISORDER_MS = 600_000
 _LIMIT_S = 240.0
 
 
@@ -101,7 +101,7 @@ def kuairand_behaviour(seed: int, limit: int) -> list[Behaviour]:
             if "outcomes" in item:
                 actions.append(("play", item["outcomes"]["play_time_ms"]))
             for action, value in actions:
-                ts = message["ts"] + round(rng.expovariate(1 / 25_000))
+                ts = message["ts"] + round(rng.expovariate(1 / 3_600_000))
                 done.append({"request_id": request, "ts": ts, "item_id": item["id"], "action": action, "value": value})
     return [Behaviour(*(arrive(rng, log, _DISORDER_MS, 0.05, 0.02) for log in pair)) for pair in logs]
 
@@ -127,7 +127,7 @@ class Topology:
         producer = KafkaProducer(bootstrap_servers=bootstrap_servers, linger_ms=20, batch_size=1 << 18, acks="all")
         self.written = 0
         for partition, behaviour in enumerate(behaviours):
-            latest = max(m["ts"] for m in (*behaviour.impressions, *behaviour.actions)) + 3_600_000
+            latest = max(m["ts"] for m in (*behaviour.impressions, *behaviour.actions)) + 86_400_000
             last = [
                 {"request_id": f"last-{partition}", "ts": latest, "user": {"id": 0}, "items": [{"id": 0}]},
                 {"request_id": f"last-{partition}", "ts": latest, "item_id": 0, "action": "click"},
@@ -258,7 +258,7 @@ def run_storm(directory: Path, bootstrap_servers: str, kills: int, seed: int, li
             time.sleep(rng.uniform(0.5, 3.0))
         else:
             joiner.wait_for("first message", lambda: joiner.metric("dolmen_joiner_consumed_total") > 0)  # noqa: B023
-            time.sleep(rng.uniform(0.0, 0.4))
+            time.sleep(rng.uniform(0.0, 1.5))
         consumed = joiner.metric("dolmen_joiner_consumed_total") > 0
         joiner.end(signal.SIGKILL)
         outcome.kills += 1
@@ -305,7 +305,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=94_784, help="examples of the data set")
     parser.add_argument("--broker", choices=["embedded", "apache"], default="apache")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         directory = Path(name)
         with broker(args.broker, directory / "broker") as address:
             outcome = run_storm(directory, address, args.kills, args.seed, args.limit)
