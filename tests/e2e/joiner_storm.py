@@ -122,7 +122,8 @@ class Topology:
         self.examples, self.state = f"{self.name}-examples", f"{self.name}-state"
         with KafkaAdminClient(bootstrap_servers=bootstrap_servers) as admin:
             topics = (self.impressions, self.actions, self.examples)
-            admin.create_topics([NewTopic(topic, self.count, 1) for topic in topics if self.count])
+            if self.count:
+                admin.create_topics([NewTopic(topic, self.count, 1) for topic in topics])
         producer = KafkaProducer(bootstrap_servers=bootstrap_servers, linger_ms=20, batch_size=1 << 18, acks="all")
         self.written = 0
         for partition, behaviour in enumerate(behaviours):
