@@ -50,9 +50,10 @@ bench-store: $(STAMP)  ## the store alone: collisions, speed, memory, footprint,
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python -m benchmarks.report collisionless index memory footprint restore
 
-storm: $(STAMP)  ## twenty kills against each broker, compared byte for byte
+storm: $(STAMP)  ## twenty kills of the trainer against each broker, byte for byte, and of the joiner
 	$(BIN)/python -m tests.e2e.storm --kills 20 --broker embedded
 	$(if $(DOLMEN_TEST_KAFKA),$(BIN)/python -m tests.e2e.storm --kills 20 --broker apache --seed 2)
+	$(if $(DOLMEN_TEST_KAFKA),$(BIN)/python -m tests.e2e.joiner_storm --kills 20 --broker apache)
 
 containers:  ## build the image and bring the composition up without Grafana (needs podman-compose or docker compose)
 	deploy/check.sh
