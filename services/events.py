@@ -9,7 +9,9 @@ import orjson
 from trainer.errors import BadRecord
 from trainer.example import MISSING, kind_of
 
-_AFTERWARDS = ("labels", "outcomes", "sampled", "correction")
+AFTERWARDS = ("labels", "outcomes", "sampled", "correction")
+"""Members of an item that only an example can have."""
+
 _LONGEST = 200
 
 
@@ -106,7 +108,7 @@ def _check_item(item: Mapping[str, Any], place: str) -> None:
     weight = item.get("weight", 1.0)
     if type(weight) not in (int, float) or not (weight >= 0 and math.isfinite(weight)):
         raise _fault(f"{place}.weight", weight, "be a number of at least 0")
-    for name in _AFTERWARDS:
+    for name in AFTERWARDS:
         if name in item:
             raise BadRecord(
                 "schema", f"`{place}.{name}` cannot be known of an impression; send actions, or a labelled example"

@@ -12,6 +12,7 @@ from embedding_store.bootstrap import Snapshot
 from embedding_store.commit import Commit, CommitId, decode, encode
 from embedding_store.shard import Shard
 from services.ranker.app import build_app
+from services.ranker.impressions import ImpressionLog
 from services.ranker.metrics import RankerMetrics
 from services.ranker.score import ModelFollower
 from services.ranker.service import Limits, RankerService
@@ -20,6 +21,7 @@ from services.settings import Settings
 from trainer.definition import Definition
 from trainer.example import examples_to_columns
 from trainer.learner import Learner
+from trainer.settings import TopicSettings
 
 NOW_MS = 1_700_000_000_000
 MAX_BODY_BYTES = 1 << 16
@@ -129,8 +131,16 @@ class World:
         self.follower = ModelFollower(self.metrics, clock=lambda: NOW_MS / 1000)
         self.replica = FakeReplica(self.follower)
         self.sink = ListSink()
+        self.impressions = ImpressionLog(self.sink, "dolmen.impressions", self.metrics, most=3, most_bytes=2000)
         self.service = RankerService(
-            self.replica, self.follower, self.metrics, self.sink, Limits(5_000, 3_600_000), lambda: NOW_MS
+            self.replica,
+            self.follower,
+            self.metrics,
+            self.sink,
+            TopicSettings(),
+            self.impressions,
+            Limits(5_000, 3_600_000),
+            lambda: NOW_MS,
         )
         self.app = build_app(self.service, self.metrics, MAX_BODY_BYTES)
         if bootstrapped:

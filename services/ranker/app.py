@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from embedding_store.replica import Replica
 from services.ranker import problems, schema
+from services.ranker.impressions import ImpressionLog
 from services.ranker.metrics import RankerMetrics
 from services.ranker.problems import Problem, documented
 from services.ranker.score import ModelFollower, compile_kernels
@@ -76,7 +77,7 @@ def build_app(service: RankerService, metrics: RankerMetrics, max_body_bytes: in
 
     @app.post(
         "/v1/events",
-        summary="Send labelled examples",
+        summary="Send impressions, actions and labelled examples",
         status_code=202,
         openapi_extra=_body(schema.EVENTS_BODY),
         responses={202: _answer("Kafka has the events", schema.EVENTS_ANSWER), **documented(413, 415, 422, 503)},
@@ -167,9 +168,12 @@ def serve(settings: Settings, kafka: Mapping[str, Any], bound: socket.socket, st
     metrics = RankerMetrics()
     follower = ModelFollower(metrics)
     replica = Replica(settings.store, follower)
-    sink = KafkaSink(kafka, settings.events.topics.examples, settings.ranker.max_body_bytes)
+    sink = KafkaSink(kafka, settings.ranker.max_body_bytes)
     limits = Limits(ready_lag_ms=settings.ranker.ready_lag, max_ahead_ms=settings.events.max_ahead)
-    service = RankerService(replica, follower, metrics, sink, limits)
+    topics = settings.events.topics
+    logged = KafkaSink(kafka, settings.ranker.max_body_bytes)  # of its own: its failures close it
+    impressions = ImpressionLog(logged, topics.impressions, metrics)
+    service = RankerService(replica, follower, metrics, sink, topics, impressions, limits)
     config = uvicorn.Config(
         build_app(service, metrics, settings.ranker.max_body_bytes),
         log_config=None,
@@ -180,6 +184,7 @@ def serve(settings: Settings, kafka: Mapping[str, Any], bound: socket.socket, st
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     replica.start()
+    impressions.start()
     try:
         host, port = bound.getsockname()[:2]
         _log.info("the ranker listens on http://%s:%d", f"[{host}]" if ":" in host else host, port)
@@ -187,4 +192,6 @@ def serve(settings: Settings, kafka: Mapping[str, Any], bound: socket.socket, st
     finally:
         replica.stop()
         service.close()
-        sink.close()
+        impressions.close()
+        for some in (sink, logged):
+            some.close()

@@ -26,12 +26,16 @@ class RankQuery:
         context: Features of the situation.
         items: The candidates, each an object with an ``id``.
         k: How many are wanted.
+        log_impression: Whether the answer is logged as an impression.
+        std: Whether each score's standard deviation is wanted.
     """
 
     user: dict[str, Any]
     context: dict[str, Any]
     items: list[dict[str, Any]]
     k: int
+    log_impression: bool = False
+    std: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +96,12 @@ def parse_rank(body: Any) -> RankQuery:
     k = body.get("k", len(candidates))
     if type(k) is not int or k < 1:
         raise bad_field("k", f"must be an integer of at least 1, got {kind_of(k)}")
-    if type(body.get("log_impression", True)) is not bool:
-        raise bad_field("log_impression", f"must be true or false, got {kind_of(body['log_impression'])}")
+    switches = {name: body.get(name, False) for name in ("log_impression", "std")}
+    for name, value in switches.items():
+        if type(value) is not bool:
+            raise bad_field(name, f"must be true or false, got {kind_of(value)}")
     items = [_item(candidate, f"candidates[{index}]") for index, candidate in enumerate(candidates)]
-    return RankQuery(user, context, items, k)
+    return RankQuery(user, context, items, k, **switches)
 
 
 def parse_explain(body: Any) -> ExplainQuery:
@@ -185,7 +191,16 @@ RANK_BODY: dict[str, Any] = {
             "items": _ITEM,
         },
         "k": {"type": "integer", "minimum": 1, "description": "How many to return; default: all."},
-        "log_impression": {"type": "boolean"},
+        "log_impression": {
+            "type": "boolean",
+            "default": False,
+            "description": "Log the answer, with the features that it was scored with, to the topic of impressions.",
+        },
+        "std": {
+            "type": "boolean",
+            "default": False,
+            "description": "Add each score's standard deviation. Needs a model with Gaussian weights.",
+        },
     },
     "example": {
         "user": {"id": "u42"},
@@ -211,6 +226,7 @@ RANK_ANSWER: dict[str, Any] = {
                 "properties": {
                     "id": _ITEM_ID,
                     "score": {"type": "number"},
+                    "std": {"type": "number", "description": "Standard deviation of the score, where asked for."},
                     "scores": {"type": "object", "additionalProperties": {"type": "number"}},
                 },
             },
@@ -246,16 +262,16 @@ EXPLAIN_ANSWER: dict[str, Any] = {
 
 EVENTS_BODY: dict[str, Any] = {
     "type": "object",
-    "description": f"1 to {MAX_EVENTS} events in all. Only examples are accepted by this version.",
-    "properties": {
-        "examples": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
-        "impressions": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
-        "actions": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
-    },
+    "description": f"1 to {MAX_EVENTS} events in all, as in the topics of these names (docs/asyncapi.yaml).",
+    "properties": {name: {"type": "array", "maxItems": MAX_EVENTS, "items": {}} for name in EVENT_LISTS},
     "example": {
+        "impressions": [
+            {"request_id": "r1", "ts": 1700000000123, "user": {"id": "u42"}, "items": [{"id": "i1"}, {"id": "i2"}]},
+        ],
+        "actions": [{"request_id": "r1", "ts": 1700000004567, "item_id": "i1", "action": "click"}],
         "examples": [
             {"ts": 1700000000123, "user": {"id": "u42"}, "items": [{"id": "i1", "labels": {"click": 1}}]},
-        ]
+        ],
     },
 }
 """JSON schema of the body of ``POST /v1/events``."""

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedding_store.bootstrap import Snapshot
+from services.ranker.impressions import ImpressionLog, impression_of
 from services.ranker.intake import Checker, item_place, take_events
 from services.ranker.metrics import RankerMetrics
 from services.ranker.problems import bad_field, unavailable
-from services.ranker.schema import ExplainQuery, RankQuery
+from services.ranker.schema import EVENT_LISTS, ExplainQuery, RankQuery
 from services.ranker.score import Model, ModelFollower, best
 from services.ranker.sink import Sink
 from trainer.explain import ask
+from trainer.settings import TopicSettings
 from trainer.values import BadValue
 
 _T = TypeVar("_T")
@@ -56,6 +61,26 @@ class Limits:
     max_ahead_ms: int
 
 
+def _ranked(
+    model: Model,
+    query: RankQuery,
+    order: list[int],
+    probabilities: NDArray[np.float64],
+    deviations: NDArray[np.float64] | None,
+) -> list[dict[str, Any]]:
+    """The items of an answer. Of all candidates: probabilities float64[B, T], deviations likewise."""
+    rows = probabilities.tolist()
+    tasks, score = model.scorer.tasks, model.score_task
+    items = [
+        {"id": query.items[i]["id"], "score": rows[i][score], "scores": dict(zip(tasks, rows[i], strict=True))}
+        for i in order
+    ]
+    if deviations is not None:
+        for item, deviation in zip(items, deviations[order, score].tolist(), strict=True):
+            item["std"] = deviation
+    return items
+
+
 def wall_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
@@ -68,7 +93,9 @@ class RankerService:
         replica: Whose lock guards the model.
         follower: Keeps the model.
         metrics: Of the process.
-        sink: Where examples go.
+        sink: Where events go.
+        topics: Names of the topics.
+        impressions: Where answers are logged.
         limits: Bounds.
         now_ms: Since the epoch.
     """
@@ -79,6 +106,8 @@ class RankerService:
         follower: ModelFollower,
         metrics: RankerMetrics,
         sink: Sink,
+        topics: TopicSettings,
+        impressions: ImpressionLog,
         limits: Limits,
         now_ms: Callable[[], int] = wall_ms,
     ) -> None:
@@ -86,6 +115,8 @@ class RankerService:
         self._follower = follower
         self._metrics = metrics
         self._sink = sink
+        self._topics = {name: str(getattr(topics, name)) for name in EVENT_LISTS}
+        self._impressions = impressions
         self._limits = limits
         self._now_ms = now_ms
         self._scorers = ThreadPoolExecutor(1, "scorer")
@@ -109,25 +140,26 @@ class RankerService:
         now_ms = self._now_ms()
         while True:
             model = self._model()
+            if query.std and not model.definition.gaussian:
+                raise bad_field("std", 'needs Gaussian weights, and this model has none; set model.wide = "gaussian"')
             try:
                 batch = model.featurize(now_ms, query.user, query.context, query.items)
             except BadValue as error:
                 raise bad_field(item_place(error), error.what) from None
-            scored = await self._held(model, partial(model.scorer.probabilities, batch))
-            if scored is not None:
+            held = await self._held(model, partial(model.scorer.score, batch))
+            if held is not None:
                 break
-        probabilities, commit = scored
-        scores = probabilities[:, model.score_task]
-        values = scores.tolist()
-        rows = probabilities.tolist()
-        tasks = model.scorer.tasks
+        scored, commit = held
+        probabilities = scored.probabilities
+        order = best(probabilities[:, model.score_task], query.k)
+        request_id = uuid.uuid4().hex
+        if query.log_impression:
+            served = [query.items[place] for place in order]
+            self._impressions.log(impression_of(request_id, now_ms, query.user, query.context, served))
         return {
-            "request_id": uuid.uuid4().hex,
+            "request_id": request_id,
             "model": {"name": NAME, "commit": commit, "age_ms": self._age_ms()},
-            "items": [
-                {"id": query.items[i]["id"], "score": values[i], "scores": dict(zip(tasks, rows[i], strict=True))}
-                for i in best(scores, query.k)
-            ],
+            "items": _ranked(model, query, order, probabilities, scored.deviations if query.std else None),
         }
 
     async def explain(self, query: ExplainQuery) -> dict[str, Any]:
@@ -202,7 +234,7 @@ class RankerService:
         self._sending += 1
         try:
             accepted, rejected = await loop.run_in_executor(
-                self._senders, take_events, lists, checker, self._sink, self._now_ms()
+                self._senders, take_events, lists, checker, self._sink, self._topics, self._now_ms()
             )
         finally:
             self._sending -= 1

@@ -60,6 +60,8 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"user": {}, "candidates": [1], "k": True}, "k"),
         ({"user": {}, "candidates": [1], "k": None}, "k"),
         ({"user": {}, "candidates": [1], "log_impression": 1}, "log_impression"),
+        ({"user": {}, "candidates": [1], "std": "yes"}, "std"),
+        ({"user": {}, "candidates": [1], "std": True}, "std"),
     ],
 )
 def test_a_bad_field_is_named(world: World, body: dict[str, Any], field: str) -> None:
