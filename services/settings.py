@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from embedding_store.settings import AdmissionSettings, Duration, Section, StoreSettings, TableSettings
+from embedding_store.settings import AdmissionSettings, ByteSize, Duration, Section, StoreSettings, TableSettings
 from trainer.definition import Definition, define
 from trainer.settings import (
     EventsSettings,
@@ -40,6 +40,10 @@ class RankerSettings(Section):
     port: int = Field(default=8080, ge=0, le=65535, description="0: a free one")
     max_body_bytes: int = Field(default=4 << 20, ge=1024, description="a larger request is refused with 413")
     ready_lag: Duration = Field(default=5_000, description="/readyz fails when the replica is older")
+    features_bytes: ByteSize = Field(default=16 << 10, ge=64, description="of one visitor's or item's stored features")
+    features_count: int = Field(default=1_000_000, ge=1, description="visitors, and items, with stored features")
+    features_cache: ByteSize = Field(default=64 << 20, ge=1 << 20, description="of stored features in memory, about")
+    features_fresh: Duration = Field(default=5_000, description="how long they are kept before they are read again")
 
 
 class MetricsSettings(Section):

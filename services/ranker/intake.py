@@ -64,14 +64,24 @@ class Checker:
         return None
 
 
+Complete = Callable[[Sequence[Mapping[str, Any]]], list[Mapping[str, Any]]]
+"""Adds to impressions or examples what is stored of their visitors and items. May block."""
+
+
 def take_events(
-    lists: Mapping[str, Sequence[Any]], checker: Checker, sink: Sink, topics: Mapping[str, str], now_ms: int
+    lists: Mapping[str, Sequence[Any]],
+    checker: Checker,
+    complete: Complete,
+    sink: Sink,
+    topics: Mapping[str, str],
+    now_ms: int,
 ) -> tuple[int, list[dict[str, Any]]]:
     """Checks events and sends the sound ones. Blocks until Kafka has acknowledged them.
 
     Args:
         lists: The events by list: impressions, actions, examples.
         checker: Of the current definition.
+        complete: Gives impressions and examples their stored features.
         sink: Where they go.
         topics: Of each list.
         now_ms: Since the epoch.
@@ -86,8 +96,11 @@ def take_events(
     places = [(name, index) for name, found in faults.items() for index, fault in enumerate(found) if fault is None]
     lost = None
     if places:
-        sound = [(name, lists[name][index]) for name, index in places]
-        messages = [Message(topics[name], _KEYS[name](event), orjson.dumps(event)) for name, event in sound]
+        messages = []
+        for name, found in faults.items():
+            sound = [event for event, fault in zip(lists[name], found, strict=True) if fault is None]
+            whole = sound if name == "actions" else complete(sound)
+            messages += [Message(topics[name], _KEYS[name](event), orjson.dumps(event)) for event in whole]
         try:
             outcome = sink.send(messages)
         except SinkUnavailable as error:

@@ -62,6 +62,9 @@ class RankerMetrics:
         )
         for reason in ("full", "stopped", "too_large", "schema"):
             self.impressions_dropped.labels(reason)
+        self.feature_reads_failed = Counter(
+            "dolmen_feature_reads_failed", "Times that Redis did not give the stored features.", registry=r
+        )
         self.lag_commits = Gauge(
             "dolmen_replica_lag_commits", "Commits that the replica is known to be behind.", registry=r
         )

@@ -1,6 +1,6 @@
 """The wire of the HTTP interface: request bodies, read and checked.
 
-Names of features are free, so bodies are checked by hand; the schemas here describe them in OpenAPI.
+Names of features are free, so bodies are checked by hand; `openapi.py` describes them.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
+from services.events import id_text
 from services.ranker.problems import Problem, bad_field
 from trainer.example import kind_of
 
@@ -127,6 +128,24 @@ def _item(candidate: Any, place: str) -> dict[str, Any]:
     raise bad_field(place, f"must be an object or an id, got {kind_of(candidate)}")
 
 
+def parse_features(identity: str, body: Any) -> dict[str, Any]:
+    """Checks a body of ``PUT /v1/users/{id}`` or ``PUT /v1/items/{id}``.
+
+    Returns:
+        The features without the id.
+
+    Raises:
+        Problem: 422 that names the field.
+    """
+    _check_object(body)
+    if not identity:
+        raise Problem(422, "the path must end with an id")
+    own = body.get("id", identity)
+    if type(own) not in (str, int, bool) or id_text(own) != identity:
+        raise bad_field("id", f"must be that of the path, {identity!r}, got {kind_of(own)}; leave it out")
+    return {name: value for name, value in body.items() if name != "id"}
+
+
 def parse_events(body: Any) -> dict[str, list[Any]]:
     """Checks a body of ``POST /v1/events`` but for its events.
 
@@ -162,137 +181,3 @@ def _member(body: dict[str, Any], name: str, default: dict[str, Any] | None) -> 
 
 def _kind(holder: dict[str, Any], name: str) -> str:
     return kind_of(holder[name]) if name in holder else "nothing"
-
-
-_ID = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1}]}
-_ITEM_ID = {"anyOf": [*_ID["anyOf"], {"type": "boolean"}]}
-_FEATURES = {"type": "object", "description": "Features by name; `id` is one of them.", "additionalProperties": True}
-_ITEM = {"anyOf": [*_ID["anyOf"], {**_FEATURES, "required": ["id"], "properties": {"id": _ITEM_ID}}]}
-_MODEL = {
-    "type": "object",
-    "required": ["name", "commit", "age_ms"],
-    "properties": {
-        "name": {"type": "string"},
-        "commit": {"type": "integer", "description": "The commit whose parameters scored."},
-        "age_ms": {"type": "integer", "description": "Time since the replica was last at the end of the commit log."},
-    },
-}
-
-RANK_BODY: dict[str, Any] = {
-    "type": "object",
-    "required": ["user", "candidates"],
-    "properties": {
-        "user": _FEATURES,
-        "context": _FEATURES,
-        "candidates": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": MAX_CANDIDATES,
-            "items": _ITEM,
-        },
-        "k": {"type": "integer", "minimum": 1, "description": "How many to return; default: all."},
-        "log_impression": {
-            "type": "boolean",
-            "default": False,
-            "description": "Log the answer, with the features that it was scored with, to the topic of impressions.",
-        },
-        "std": {
-            "type": "boolean",
-            "default": False,
-            "description": "Add each score's standard deviation. Needs a model with Gaussian weights.",
-        },
-    },
-    "example": {
-        "user": {"id": "u42"},
-        "context": {"tab": 1},
-        "candidates": [{"id": "i1", "genre": ["Drama"]}, "i2", 3],
-        "k": 2,
-    },
-}
-"""JSON schema of the body of ``POST /v1/rank``."""
-
-RANK_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["request_id", "model", "items"],
-    "properties": {
-        "request_id": {"type": "string"},
-        "model": _MODEL,
-        "items": {
-            "type": "array",
-            "description": "The best first; equal scores keep the order of the request.",
-            "items": {
-                "type": "object",
-                "required": ["id", "score", "scores"],
-                "properties": {
-                    "id": _ITEM_ID,
-                    "score": {"type": "number"},
-                    "std": {"type": "number", "description": "Standard deviation of the score, where asked for."},
-                    "scores": {"type": "object", "additionalProperties": {"type": "number"}},
-                },
-            },
-        },
-    },
-}
-"""JSON schema of the answer of ``POST /v1/rank``."""
-
-EXPLAIN_BODY: dict[str, Any] = {
-    "type": "object",
-    "required": ["user", "item"],
-    "properties": {"user": _FEATURES, "context": _FEATURES, "item": _ITEM},
-    "example": {"user": {"id": "u42"}, "context": {"tab": 1}, "item": {"id": "i1", "genre": ["Drama"]}},
-}
-"""JSON schema of the body of ``POST /v1/explain``."""
-
-EXPLAIN_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["model", "task", "bias", "fields", "logit"],
-    "properties": {
-        "model": _MODEL,
-        "task": {"type": "string", "description": "Whose logit it is: the task of the ranking score."},
-        "bias": {"type": "number", "description": "What no feature accounts for."},
-        "fields": {
-            "type": "object",
-            "description": "What each feature adds to the logit; bias and fields add up to it.",
-            "additionalProperties": {"type": "number"},
-        },
-        "logit": {"type": "number"},
-    },
-}
-"""JSON schema of the answer of ``POST /v1/explain``."""
-
-EVENTS_BODY: dict[str, Any] = {
-    "type": "object",
-    "description": f"1 to {MAX_EVENTS} events in all, as in the topics of these names (docs/asyncapi.yaml).",
-    "properties": {name: {"type": "array", "maxItems": MAX_EVENTS, "items": {}} for name in EVENT_LISTS},
-    "example": {
-        "impressions": [
-            {"request_id": "r1", "ts": 1700000000123, "user": {"id": "u42"}, "items": [{"id": "i1"}, {"id": "i2"}]},
-        ],
-        "actions": [{"request_id": "r1", "ts": 1700000004567, "item_id": "i1", "action": "click"}],
-        "examples": [
-            {"ts": 1700000000123, "user": {"id": "u42"}, "items": [{"id": "i1", "labels": {"click": 1}}]},
-        ],
-    },
-}
-"""JSON schema of the body of ``POST /v1/events``."""
-
-EVENTS_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["accepted", "rejected"],
-    "properties": {
-        "accepted": {"type": "integer"},
-        "rejected": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["list", "index", "detail"],
-                "properties": {
-                    "list": {"enum": list(EVENT_LISTS)},
-                    "index": {"type": "integer"},
-                    "detail": {"type": "string"},
-                },
-            },
-        },
-    },
-}
-"""JSON schema of the answer of ``POST /v1/events``."""

@@ -123,6 +123,7 @@ def test_before_the_first_bootstrap_everything_that_needs_a_model_asks_to_retry(
     answers = [
         world.post("/v1/rank", {"user": {}, "candidates": [1]}),
         world.post("/v1/events", {"examples": [example("ann", ("a", 1))]}),
+        world.put("/v1/items/1", {"genre": "x"}),
         world.get("/v1/model"),
         world.get("/readyz"),
     ]
@@ -227,6 +228,9 @@ def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
 
 def test_the_interface_is_described(world: World) -> None:
     paths = world.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/rank", "/v1/explain", "/v1/events", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    assert set(paths) == {
+        *("/v1/rank", "/v1/explain", "/v1/events", "/v1/users/{id}", "/v1/items/{id}", "/v1/model"),
+        *("/healthz", "/readyz", "/metrics"),
+    }
     assert "202" in paths["/v1/events"]["post"]["responses"]
     assert world.get("/docs").status_code == 200
