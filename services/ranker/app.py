@@ -100,7 +100,7 @@ def build_app(service: RankerService, metrics: RankerMetrics, max_body_bytes: in
             status_code=204,
             response_class=Response,
             openapi_extra=_body(openapi.FEATURES_BODY),
-            responses=documented(413, 415, 422, 503, 507),
+            responses=documented(404, 413, 415, 422, 503, 507),
         )
 
     @app.get("/v1/model", summary="What scores now", responses=documented(503))

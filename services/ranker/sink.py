@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from trainer.connection import ClosingProducer, connect, describe_error
 from trainer.errors import EventsUnavailable
@@ -111,7 +111,9 @@ class KafkaSink:
             raise SinkUnavailable(str(error), acknowledged) from error
         except (KafkaError, OSError, RuntimeError, AssertionError) as error:
             self._drop(producer)
-            detail = f"{self._where}, topic {topic}: {describe_error(error)}"
+            absent = isinstance(error, KafkaTimeoutError) and "metadata" in str(error)
+            why = "it does not exist, or no broker answers" if absent else describe_error(error)
+            detail = f"{self._where}, topic {topic}: {why}"
             raise SinkUnavailable(detail, acknowledged) from error
         return refused
 
