@@ -272,7 +272,8 @@ def command() -> Iterator[typer.Typer]:
     [
         ([], "one of --dataset and --file"),
         (["--dataset", "netflix"], "kuairand"),
-        (["--dataset", "kuairand", "--topic", "events"], "examples"),
+        (["--dataset", "kuairand", "--topic", "events", "--lost", "2"], "--lost"),
+        (["--dataset", "kuairand", "--topic", "events", "--delay", "soon"], "250ms"),
         (["--dataset", "kuairand", "--topic", "nonsense"], "examples"),
         (["--dataset", "kuairand", "--rate", "quick"], "x60"),
         (["--dataset", "kuairand", "--limit", "0"], "--limit"),
