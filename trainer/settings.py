@@ -246,10 +246,10 @@ class ModelSettings(Section):
 class TopicSettings(Section):
     """Names of the Kafka topics."""
 
+    examples: str = "dolmen.examples"
     impressions: str = "dolmen.impressions"
     actions: str = "dolmen.actions"
     joiner_state: str = "dolmen.joiner-state"
-    examples: str = "dolmen.examples"
     dead_letters: str = "dolmen.dead-letters"
 
 

@@ -88,7 +88,7 @@ def gauge_texts(gauges: Gauges, since: Gauges | None = None) -> list[str]:
     if freshness is not None:
         texts.append(f"freshness {freshness:.2f} s")
     if gauges.pending:
-        texts.append(f"{gauges.pending:,} lists wait")
+        texts.append("1 list waits" if gauges.pending == 1 else f"{gauges.pending:,} lists wait")
     if gauges.consumer_lag is not None:
         texts.append(f"lag {gauges.consumer_lag:,}")
     return texts
