@@ -67,22 +67,22 @@ class Run:
         self.owner.commit(Commit(self.shard.clock_ms, self._definition, {}, blocks, gone, parts))
         self._since = 0
 
-    def end(self, seconds: float, second_half: float) -> dict[str, Any]:
-        """The figures."""
+    def end(self, seconds: float, second_half: float, cpu_s: float) -> dict[str, Any]:
+        """The figures; processor time is that of the process, its materializer included."""
         self._commit()
         self.owner.fold()
         faults = verify(self.log).faults
         self.owner.close()
-        bounded = isinstance(self.shard, BoundedShard)
         return {
             "examples_per_second": round(self.examples / seconds),
             "second_half": round(self.examples / 2 / second_half),
+            "cpu_us_per_example": round(1e6 * cpu_s / self.examples, 2),
             "rows": int(self.shard.counts.sum()),
             "rows_away": int(self.shard.away.sum()),
             "most_bytes": self.most_bytes,
             "evicted": int(self.shard.evicted.sum()) if isinstance(self.shard, BoundedShard) else 0,
             "returned": int(self.shard.returned.sum()) if isinstance(self.shard, BoundedShard) else 0,
-            "forced_folds": self.forced if bounded else 0,
+            "forced_folds": self.forced,
             "faults": faults,
         }
 
@@ -92,17 +92,18 @@ def measure(url: str, prefix: str, args: argparse.Namespace, definition: Definit
     run = Run(url, prefix, definition, budget)
     dataset = open_synthetic(args.examples, 1, args.users, args.items)
     tasks = [task.name for task in definition.tasks]
-    seconds, halves, lists = 0.0, 0.0, 0
+    seconds, halves, cpu_s, lists = 0.0, 0.0, 0.0, 0
     for columns, _ in dataset.columns_with_truth(run.learner.scorer.featurizer.sources, tasks):
         origins = np.arange(lists, lists + columns.sizes.size, dtype=np.uint64)
         lists += columns.sizes.size
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         for batch in run.learner.scorer.featurizer.featurize(columns, origins).cuts(args.batch):
             run.learn(batch)
         took = time.perf_counter() - start
+        cpu_s += time.process_time() - cpu_start
         seconds += took
         halves += took if run.examples > args.examples // 2 else 0.0
-    return run.end(seconds, halves)
+    return run.end(seconds, halves, cpu_s)
 
 
 def main() -> None:

@@ -26,7 +26,8 @@ from embedding_store.slabs import HEADER
 _FILTERS = 8  # one part in so many of the budget is for the filters of rows that left
 _SPARE = 16  # one part in so many stays free for the batch that comes
 _AT_ONCE = 10  # one part in so many leaves at once, so that it is rare
-_PACE = 4  # rows that are swept, for each row that the walk looks at
+_PACE = 16  # rows that are swept, for each row that the walk looks at
+_IDLE_PACE = 128  # the same where no table expires: then a round only renews the filter
 _LEAST = 1024  # rows that a step of the walk counts as, at least: each is a round trip
 _ADMISSION = AdmissionSettings()
 
@@ -211,7 +212,8 @@ class BoundedShard(Shard):
         super().sweep(rows)
         if not self._departed.total and not self._stale_away:
             return
-        self._credit += rows if self._stale_away else rows // _PACE
+        expires = any(table.expire_after is not None for table in self.tables)
+        self._credit += rows if self._stale_away else rows // (_PACE if expires else _IDLE_PACE)
         while self._credit > 0:
             self._credit -= max(_LEAST, self.walk())
 

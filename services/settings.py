@@ -56,6 +56,10 @@ class RankerSettings(Section):
         default=256 << 20, ge=1 << 20, description="of a cached replica's rows, headers and index"
     )
     codec: Codec = Field(default="float32", description="how the replica holds vectors")
+    features_bytes: ByteSize = Field(default=16 << 10, ge=64, description="of one visitor's or item's stored features")
+    features_count: int = Field(default=1_000_000, ge=1, description="visitors, and items, with stored features")
+    features_cache: ByteSize = Field(default=64 << 20, ge=1 << 20, description="of stored features in memory, about")
+    features_fresh: Duration = Field(default=5_000, description="how long they are kept before they are read again")
 
 
 class OutcomeSettings(Section):

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -189,7 +190,7 @@ class Joiner:
 
     def _read(self, timeout_ms: int) -> None:
         try:
-            self._source.pause(place for pair, side, place in self._places() if pair.is_full(side))
+            self._source.leave_out(place for pair, side, place in self._places() if pair.is_full(side))
             messages = self._source.poll(timeout_ms)
         except EventsUnavailable as error:
             self._source.close()
@@ -211,8 +212,9 @@ class Joiner:
     def _count(self, messages: list[Message]) -> None:
         count = len(self._states[self._names[0]].partitions)
         homes = partitions_of([message.key or b"" for message in messages], count).tolist()
+        for topic, some in Counter(message.topic for message in messages).items():
+            self._metrics.consumed.labels(topic).inc(some)
         for message, home in zip(messages, homes, strict=True):
-            self._metrics.consumed.labels(message.topic).inc()
             if home != message.partition and count > 1:
                 self._metrics.misplaced.labels(message.topic).inc()
 

@@ -28,7 +28,7 @@ class Entry:
         first_action: The lowest offset of an action that it was made of; NO_OFFSET if there is none.
         value: The impression's message; empty while it has not come.
         marks: By item: ``{"tasks": {name: ts}, "outcomes": {name: [ts, value]}}``. Of a request that awaits its
-            impression: ``{"": [[offset, ts, item, action, value], …]}``.
+            impression: ``{"": [[offset, ts, item, action, value, closing watermark], …]}``.
         placed: The due time under which it was last put; not part of the bytes.
         on_disk: Whether it came from the disk; not part of the bytes.
     """

@@ -157,9 +157,10 @@ class Join:
 
     def _fall_due(self, request: str, entry: Entry) -> None:
         if entry.stage == AWAITING:
-            for _, ts, *_ in entry.marks[""]:
-                late = ts + self._book.latest.out_of_orderness_ms < entry.ts
-                self._drop("late_action" if late else "no_impression")
+            for _, ts, *_, seen in entry.marks[""]:
+                if seen is not None:
+                    late = ts + self._book.latest.out_of_orderness_ms < seen
+                    self._drop("late_action" if late else "no_impression")
             self._pending.remove(request, entry)
             return
         rules = self._book.at(entry.offset)
@@ -207,7 +208,7 @@ class Join:
         for window in rules.stages[:stage]:
             if not self._reading_again:
                 self._tally.dropped["closed_window"] += sum(task.window_ms == window for task in rules.tasks)
-        for action_offset, action_ts, item, action, number in held:
+        for action_offset, action_ts, item, action, number, _ in held:
             self._apply(entry, rules, action_offset, action_ts, item, action, number)
         self._pending.put(request, entry)
 
@@ -241,12 +242,13 @@ class Join:
             self._drop("late_action")
             return
         if entry is None:
-            entry = Entry(NO_OFFSET, closed, AWAITING, due, offset, marks={"": []})
+            entry = Entry(NO_OFFSET, 0, AWAITING, due, offset, marks={"": []})
         held = entry.marks[""]
         if len(held) >= _MOST_HELD:
             self._drop("too_many_early")
             return
-        held.append([offset, ts, item, action, value])
+        # what is read again may have met its impression before, so it is not counted when it goes
+        held.append([offset, ts, item, action, value, None if self._reading_again else closed])
         entry.due = max(entry.due, due)
         self._pending.put(request, entry)
 

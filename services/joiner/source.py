@@ -48,6 +48,8 @@ class Source:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = {**options, **_OPTIONS}
         self._consumer: Any = None
+        self._assigned: tuple[Place, ...] = ()
+        self._left_out: dict[Place, tuple[int, int | None]] = {}
 
     def assign(self, offsets: Mapping[Place, int]) -> None:
         """Reads on from these offsets, and from nowhere else.
@@ -57,16 +59,25 @@ class Source:
         """
         if self._consumer is None:
             self._consumer, _ = connect(KafkaConsumer, **self._options)
+        self._assigned, self._left_out = tuple(offsets), {}
+        self._seek(offsets)
+
+    def _seek(self, offsets: Mapping[Place, int]) -> None:
         self._consumer.assign([TopicPartition(*place) for place in offsets])
         for place, offset in offsets.items():
             self._consumer.seek(TopicPartition(*place), offset)
 
-    def pause(self, places: Iterable[Place]) -> None:
-        """Reads from all but these."""
-        wanted = {TopicPartition(*place) for place in places}
-        paused = self._consumer.paused()
-        self._consumer.pause(*(wanted - paused))
-        self._consumer.resume(*(paused - wanted))
+    def leave_out(self, places: Iterable[Place]) -> None:
+        """Reads from all that were assigned but these, until called again.
+
+        By another assignment: kafka-python 3.0 may never hand out what it had fetched of a partition that was paused.
+        """
+        wanted = set(places)
+        if wanted == set(self._left_out):
+            return
+        offsets = {place: self.position(place) for place in self._assigned}
+        self._left_out = {place: (offsets[place], self.high_watermark(place)) for place in wanted}
+        self._seek({place: offset for place, offset in offsets.items() if place not in wanted})
 
     def poll(self, timeout_ms: int) -> list[Record]:
         """The next records, in order within each partition; none if none came in time.
@@ -113,10 +124,14 @@ class Source:
 
     def position(self, place: Place) -> int:
         """The offset that is read next, behind transaction markers that were passed."""
+        if place in self._left_out:
+            return self._left_out[place][0]
         return int(self._consumer.position(TopicPartition(*place), timeout_ms=0))
 
     def high_watermark(self, place: Place) -> int | None:
         """The log's end, open transactions included, that came with the last fetch; None before the first."""
+        if place in self._left_out:
+            return self._left_out[place][1]
         found = self._consumer.highwater(TopicPartition(*place))
         return None if found is None else int(found)
 

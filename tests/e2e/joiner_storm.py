@@ -258,7 +258,7 @@ def run_storm(directory: Path, bootstrap_servers: str, kills: int, seed: int, li
             time.sleep(rng.uniform(0.5, 3.0))
         else:
             joiner.wait_for("first message", lambda: joiner.metric("dolmen_joiner_consumed_total") > 0)  # noqa: B023
-            time.sleep(rng.uniform(0.0, 1.5))
+            time.sleep(rng.uniform(0.0, 2.0))
         consumed = joiner.metric("dolmen_joiner_consumed_total") > 0
         joiner.end(signal.SIGKILL)
         outcome.kills += 1
