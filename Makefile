@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-peers storm freshness containers clean
+.PHONY: help demo test lint bench bench-peers bench-learning bench-store storm freshness containers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -33,7 +33,7 @@ lint: $(STAMP)  ## ruff, ruff format, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## speed of evaluate, of the stack, of ranking; writes docs/performance.md
+bench: $(STAMP)  ## speed of evaluate, of the stack, of ranking, of the store; writes docs/performance.md
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python -m benchmarks.report
 
@@ -43,9 +43,17 @@ bench-peers: $(STAMP)  ## Vowpal Wabbit, River and a torch DeepFM beside Dolmen;
 	  || echo "no wheel of Vowpal Wabbit for this Python and system: its rows are left out" >&2
 	$(BIN)/python -m benchmarks.peers
 
-storm: $(STAMP)  ## twenty kills against each broker, compared byte for byte
+bench-learning: $(STAMP)  ## what the learner must show where the truth is known; writes a section of docs/performance.md
+	$(BIN)/python -m benchmarks.learning_checks
+
+bench-store: $(STAMP)  ## the store alone: collisions, speed, memory, footprint, restore; about half an hour and 12 GiB
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python -m benchmarks.report collisionless index memory footprint restore
+
+storm: $(STAMP)  ## twenty kills of the trainer against each broker, byte for byte, and of the joiner
 	$(BIN)/python -m tests.e2e.storm --kills 20 --broker embedded
 	$(if $(DOLMEN_TEST_KAFKA),$(BIN)/python -m tests.e2e.storm --kills 20 --broker apache --seed 2)
+	$(if $(DOLMEN_TEST_KAFKA),$(BIN)/python -m tests.e2e.joiner_storm --kills 20 --broker apache)
 
 containers:  ## build the image and bring the composition up without Grafana (needs podman-compose or docker compose)
 	deploy/check.sh

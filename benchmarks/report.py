@@ -4,31 +4,36 @@ import argparse
 import datetime
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import evaluate, freshness, rank, stack
+from benchmarks import (
+    collisionless,
+    evaluate,
+    footprint,
+    freshness,
+    index_speed,
+    rank,
+    restore,
+    row_memory,
+    stack,
+)
+from benchmarks.markdown import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 _MARK = "<!-- measured: {} -->"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def machine() -> str:
-    """What was measured on, in one line."""
+def machine(load: float) -> str:
+    """What was measured on, in one line, and how busy others kept it (processes that ran when the section began)."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [row.partition(":")[2].strip() for row in info.read_text().splitlines() if row.startswith("model name")]
         model = names[0] if names else model
     day = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return f"{day}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}"
+    return f"{day}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}, load {load:.1f} before"
 
 
 def learning() -> str:
@@ -81,17 +86,22 @@ SECTIONS: dict[str, Callable[[], Any]] = {
     "stack": whole_stack,
     "freshness": fresh,
     "ranking": ranking,
+    "collisionless": collisionless.section,
+    "index": index_speed.section,
+    "memory": row_memory.section,
+    "footprint": footprint.section,
+    "restore": restore.section,
 }
 
 
 def replace(page: str, name: str, body: str) -> str:
-    """The page with another body behind the mark of a section."""
+    """The page with another body, which names its machine, behind the mark of a section."""
     mark = _MARK.format(name)
     before, found, after = page.partition(mark)
     if not found:
         raise SystemExit(f"{PAGE} has no {mark}")
     rest = after.partition("<!-- end -->")[2]
-    return f"{before}{mark}\n{machine()}\n\n{body}\n\n<!-- end -->{rest}"
+    return f"{before}{mark}\n{body}\n\n<!-- end -->{rest}"
 
 
 def main() -> None:
@@ -99,7 +109,8 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=f"some of {', '.join(SECTIONS)}; default: all")
     for name in parser.parse_args().sections or list(SECTIONS):
         print(f"{name} …", flush=True)
-        body = SECTIONS[name]()
+        load = os.getloadavg()[0]
+        body = f"{machine(load)}\n\n{SECTIONS[name]()}"
         PAGE.write_text(replace(PAGE.read_text(), name, body))
         print(body, flush=True)
 

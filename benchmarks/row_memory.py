@@ -88,8 +88,8 @@ def in_process(dim: int, rows: int, learning: bool) -> dict[str, float]:
     Shard(tables(dim), 1, learning).apply(block(dim, 0, 10))
     before = resident_bytes()
     shard = Shard(tables(dim), 1, learning)
-    for first in range(0, rows, _CHUNK):
-        shard.apply(block(dim, first, min(_CHUNK, rows - first)))
+    for first in range(0, rows, _CHUNK // 10):
+        shard.apply(block(dim, first, min(_CHUNK // 10, rows - first)))
     counted = shard.nbytes
     return {"counted": counted / rows, "grown": (resident_bytes() - before) / rows}
 

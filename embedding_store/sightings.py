@@ -138,7 +138,8 @@ def touch(
                                 touched.counts[table] += 1
                             touched.admitted[table] += 1
                             make_row(rows, layouts, tables, row, table, ids[j], True)
-                            headers[row].last_seen = times_ms[example]
+                            # a sighting may be so late that it has expired: a row lives for a batch at least
+                            headers[row].last_seen = max(times_ms[example], clock_ms - tables.expire_ms[table])
                             headers[row].seq = seq - 1
             _mark(rows, row, seq, touched)
             updated[j] = row

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -35,7 +35,7 @@ from trainer.slices import Slices
 SHIPPED = ("kuairand", "movielens", "movietweetings", "synthetic")
 
 
-_OF_DATASET = ("tables", "features", "statistics", "tasks", "model")
+_OF_DATASET = ("tables", "features", "statistics", "tasks", "outcomes", "model")
 
 
 class ConfigError(Exception):
@@ -56,6 +56,43 @@ class RankerSettings(Section):
         default=256 << 20, ge=1 << 20, description="of a cached replica's rows, headers and index"
     )
     codec: Codec = Field(default="float32", description="how the replica holds vectors")
+    features_bytes: ByteSize = Field(default=16 << 10, ge=64, description="of one visitor's or item's stored features")
+    features_count: int = Field(default=1_000_000, ge=1, description="visitors, and items, with stored features")
+    features_cache: ByteSize = Field(default=64 << 20, ge=1 << 20, description="of stored features in memory, about")
+    features_fresh: Duration = Field(default=5_000, description="how long they are kept before they are read again")
+
+
+class OutcomeSettings(Section):
+    """A number that comes with the labels: what an action brought."""
+
+    name: str = Field(min_length=1, max_length=64, description="outcomes.NAME of an example's item")
+    action: str = Field(min_length=1, description="the type of the action")
+    take: Literal["value"] = Field(default="value", description="what of the action is taken")
+
+
+_Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class JoinerSettings(Section):
+    """From impressions and actions to examples. Times are event time unless said."""
+
+    emit: Literal["window", "eager"] = Field(
+        default="window", description="eager: a positive leaves with its action, the rest when the window closes"
+    )
+    attribution_window: Duration | dict[str, Duration] = Field(
+        default=60_000, description="how long after its impression an action counts; or a table per action"
+    )
+    late_window: Duration = Field(default=0, description="how long after the close a correction is still sent")
+    correction_weight: float = Field(default=1.0, gt=0, description="of the example that a late action makes")
+    negatives: _Share | dict[str, _Share] = Field(default=1.0, description="share that is kept; or a table per task")
+    idle_after: Duration = Field(
+        default=5_000, description="wall time; a partition that is silent for longer at its end does not hold others up"
+    )
+    out_of_orderness: Duration = Field(default=5_000, description="how far events of a partition may be out of order")
+    allowed_skew: Duration = Field(default=0, description="how far an action's clock may lie before its impression's")
+    memory_budget: ByteSize = Field(default=256 << 20, description="of pending impressions; the rest waits on disk")
+    commit_interval: Duration = Field(default=100, description="wall time between transactions")
+    partitions: tuple[int, ...] | None = Field(default=None, description="those of this process; default: all")
 
 
 class MetricsSettings(Section):
@@ -84,8 +121,10 @@ class Settings(BaseSettings):
     features: tuple[FeatureSettings, ...] = ()
     statistics: tuple[StatisticSettings, ...] = ()
     tasks: tuple[TaskSettings, ...] = ()
+    outcomes: tuple[OutcomeSettings, ...] = ()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
+    joiner: JoinerSettings = JoinerSettings()
     ranker: RankerSettings = RankerSettings()
     metrics: MetricsSettings = MetricsSettings()
     local: LocalSettings = LocalSettings()
@@ -99,6 +138,9 @@ class Settings(BaseSettings):
                 f"need half of {least} bytes, admission.memory among them"
             )
         Slices(self.trainer.slices, self.features)
+        faults = list(_joiner_faults(self.joiner, self.tasks, self.outcomes))
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     def definition(self) -> Definition:
@@ -118,6 +160,28 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over what the file said (which arrives as init values)."""
         return _Environment(settings_cls), _SecretFiles(settings_cls), init_settings
+
+
+def _joiner_faults(
+    joiner: JoinerSettings, tasks: Iterable[TaskSettings], outcomes: Iterable[OutcomeSettings]
+) -> Iterable[str]:
+    windows, kept = joiner.attribution_window, joiner.negatives
+    if isinstance(windows, dict):
+        for action in sorted({*(t.action_name for t in tasks), *(o.action for o in outcomes)} - set(windows)):
+            yield f"joiner.attribution_window: no window for the action {action!r}"
+        longest = max((windows.get(t.action_name, 0) for t in tasks), default=0)
+        for outcome in outcomes:
+            if windows.get(outcome.action, 0) > longest:
+                yield (
+                    f"joiner.attribution_window: {outcome.action!r} of the outcome {outcome.name!r} waits longer than "
+                    "any task, so that nothing would carry it"
+                )
+    if isinstance(kept, dict):
+        for name in sorted(set(kept) - {t.name for t in tasks}):
+            yield f"joiner.negatives: there is no task {name!r}"
+    names = [outcome.name for outcome in outcomes]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"outcomes: the name {name!r} is given twice"
 
 
 def _secrets(settings_cls: type[BaseSettings]) -> Iterable[tuple[str, str, str]]:

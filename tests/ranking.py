@@ -7,20 +7,24 @@ from typing import Any
 
 import httpx
 import orjson
+import redis
 
 from embedding_store.bootstrap import Snapshot
 from embedding_store.cached_shard import Misses, Tally
 from embedding_store.commit import Commit, CommitId, decode, encode
 from embedding_store.shard import Shard
 from services.ranker.app import build_app
+from services.ranker.impressions import ImpressionLog
 from services.ranker.metrics import RankerMetrics
 from services.ranker.score import ModelFollower
 from services.ranker.service import Limits, RankerService
 from services.ranker.sink import Message, SinkUnavailable
+from services.ranker.stored_features import FeatureLimits, StoredFeatures
 from services.settings import Settings
 from trainer.definition import Definition
 from trainer.example import examples_to_columns
 from trainer.learner import Learner
+from trainer.settings import TopicSettings
 
 NOW_MS = 1_700_000_000_000
 MAX_BODY_BYTES = 1 << 16
@@ -125,6 +129,51 @@ class ListSink:
         pass
 
 
+class FakeHashes:
+    """The few commands on hashes that stored features need, over a dict. With `down`, no answer comes."""
+
+    def __init__(self) -> None:
+        self.hashes: dict[str, dict[bytes, bytes]] = {}
+        self.down = False
+        self.round_trips = 0
+        self._waiting: list[Any] = []
+
+    def pipeline(self, transaction: bool) -> "FakeHashes":
+        assert not transaction
+        return self
+
+    def execute(self) -> list[Any]:
+        waiting, self._waiting = self._waiting, []
+        self._talk()
+        return [command() for command in waiting]
+
+    def hset(self, name: str, field: bytes, value: bytes) -> None:
+        self._talk()
+        self.hashes.setdefault(name, {})[field] = value
+
+    def hdel(self, name: str, field: bytes) -> None:
+        self._talk()
+        self.hashes.get(name, {}).pop(field, None)
+
+    def hexists(self, name: str, field: bytes) -> "FakeHashes":
+        return self._later(lambda: field in self.hashes.get(name, {}))
+
+    def hlen(self, name: str) -> "FakeHashes":
+        return self._later(lambda: len(self.hashes.get(name, {})))
+
+    def hmget(self, name: str, fields: list[bytes]) -> "FakeHashes":
+        return self._later(lambda: [self.hashes.get(name, {}).get(field) for field in fields])
+
+    def _later(self, command: Callable[[], Any]) -> "FakeHashes":
+        self._waiting.append(command)
+        return self
+
+    def _talk(self) -> None:
+        self.round_trips += 1
+        if self.down:
+            raise redis.ConnectionError("refused")
+
+
 class World:
     """The whole ranker without a process, a socket or a server."""
 
@@ -134,8 +183,19 @@ class World:
         self.follower = ModelFollower(self.metrics, clock=lambda: NOW_MS / 1000)
         self.replica = FakeReplica(self.follower)
         self.sink = ListSink()
+        self.redis = FakeHashes()
+        self.now_s = 100.0
+        self.impressions = ImpressionLog(self.sink, "dolmen.impressions", self.metrics, most=3, most_bytes=2000)
         self.service = RankerService(
-            self.replica, self.follower, self.metrics, self.sink, Limits(5_000, 3_600_000), lambda: NOW_MS
+            self.replica,
+            self.follower,
+            self.metrics,
+            self.sink,
+            TopicSettings(),
+            self.impressions,
+            StoredFeatures(self.redis, "p", FeatureLimits(one_bytes=200, count=32), self.metrics, lambda: self.now_s),
+            Limits(5_000, 3_600_000),
+            lambda: NOW_MS,
         )
         self.app = build_app(self.service, self.metrics, MAX_BODY_BYTES)
         if bootstrapped:
@@ -154,6 +214,9 @@ class World:
                 return await talk(client)
 
         return asyncio.run(main())
+
+    def put(self, path: str, body: Any) -> httpx.Response:
+        return self.run(lambda client: client.put(path, json=body))
 
     def get(self, path: str) -> httpx.Response:
         return self.run(lambda client: client.get(path))

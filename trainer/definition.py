@@ -142,8 +142,8 @@ def define(
     if faults:
         raise ValueError("\n".join(faults))
     return Definition(
-        tables=complete, features=features, statistics=statistics, tasks=tasks, model=model, seed=seed,
-        admission=admission,
+        tables=complete, features=features, statistics=statistics, model=model, seed=seed, admission=admission,
+        tasks=tuple(TaskSettings(name=t.name) for t in tasks),  # how a label is made is no part of a prediction
     )  # fmt: skip
 
 

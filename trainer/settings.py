@@ -209,6 +209,13 @@ class TaskSettings(Section):
     """One prediction: a label of the examples."""
 
     name: str = Field(pattern=_NAME, description="labels.NAME of an example's item")
+    action: str | None = Field(default=None, description="how the joiner makes the label; default: the task's name")
+    threshold: float | None = Field(default=None, description="of the action's value, for a label of 1")
+
+    @property
+    def action_name(self) -> str:
+        """The type of the actions that make the label 1."""
+        return self.action or self.name
 
 
 class ModelSettings(Section):
@@ -240,6 +247,9 @@ class TopicSettings(Section):
     """Names of the Kafka topics."""
 
     examples: str = "dolmen.examples"
+    impressions: str = "dolmen.impressions"
+    actions: str = "dolmen.actions"
+    joiner_state: str = "dolmen.joiner-state"
     dead_letters: str = "dolmen.dead-letters"
 
 

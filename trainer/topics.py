@@ -68,13 +68,15 @@ class Topics:
         partitions = sorted(p["partition_index"] for p in found["partitions"])
         return TopicState(str(identity) if known else None, tuple(partitions))
 
-    def create(self, topic: str, partitions: int) -> bool:
+    def create(self, topic: str, partitions: int, compacted: bool = False) -> bool:
         """Creates the topic unless it exists, with the brokers' default replication. Idempotent.
 
         Returns:
             Whether it was created now.
         """
-        wanted = {topic: {"num_partitions": partitions}}
+        wanted: dict[str, Any] = {topic: {"num_partitions": partitions}}
+        if compacted:
+            wanted[topic]["configs"] = {"cleanup.policy": "compact"}
         try:
             self._ask(
                 f"topic {topic} cannot be created", lambda admin: admin.create_topics(wanted, wait_for_metadata=True)
@@ -85,11 +87,11 @@ class Topics:
             raise
         return True
 
-    def ensure(self, topic: str, partitions: int) -> TopicState:
+    def ensure(self, topic: str, partitions: int, compacted: bool = False) -> TopicState:
         """The topic as it is now, created if there is none."""
         state = self.describe(topic)
         if state is None:
-            if self.create(topic, partitions):
+            if self.create(topic, partitions, compacted):
                 log.info("Created topic %s with %d partitions", topic, partitions)
             state = self.describe(topic)
         if state is None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MARK = "made-by-demo"
 _LEARN_LIMIT_S = 300.0
+_STILL_S = 2.5
 
 
 def register(app: typer.Typer) -> None:
@@ -97,9 +98,9 @@ def _show(stack: "LocalStack", settings: "Settings", dataset: str, limit: int | 
     import httpx
 
     from services.datasets.reader import open_dataset
+    from services.replay.behaviour import Stream, counted
     from services.replay.display import ReplayDisplay, gauge_texts, summary
     from services.replay.gauges import GaugeReader
-    from services.replay.message import encode
     from services.replay.producer import KafkaSink
     from services.replay.stream import replay
     from services.replay.visitor import Shop, pick_visitor
@@ -110,43 +111,60 @@ def _show(stack: "LocalStack", settings: "Settings", dataset: str, limit: int | 
     console.print(f"Dolmen is ready: ranker {addresses.ranker_url}, Kafka {addresses.bootstrap_servers}")
     console.print(f"{data.title}, from {data.origin} ({data.licence.name}; {data.licence.attribution})\n")
     events = settings.events.model_copy(update={"bootstrap_servers": addresses.bootstrap_servers})
+    topics = events.topics
+    stream = Stream(data.messages(), dataset, topics.impressions, topics.actions)
     with (
-        KafkaSink(kafka_options(events), events.topics.examples, events.partitions) as sink,
+        KafkaSink(kafka_options(events), topics.impressions, more_topics=[topics.actions]) as sink,
         GaugeReader(list(addresses.metrics_urls.values())) as gauges,
     ):
         with ReplayDisplay(dataset, data.examples) as display:
             progress = replay(
-                encode(data.messages()),
+                stream,
                 sink,
                 on_progress=lambda p: display.update(p, gauges.latest(), gauges.first()),
                 stopped=lambda: stack.stop_requested,
             )
         console.print(summary(dataset, progress))
-        _wait_until_learned(stack, gauges, progress.examples)
-        learned = gauges.read()
-        console.print("learned: " + ", ".join(gauge_texts(learned, gauges.first())) + "\n")
-    visitor = pick_visitor(open_dataset(dataset, limit).messages())
-    with httpx.Client(base_url=addresses.ranker_url, timeout=10.0, trust_env=False) as client:
-        visit = Shop(client, visitor).visit(settings.tasks[0].name)
+        console.print(counted(stream.counts))
+        _wait_until_learned(stack, gauges)
+        visitor = pick_visitor(open_dataset(dataset, limit).messages())
+        with httpx.Client(base_url=addresses.ranker_url, timeout=10.0, trust_env=False) as client:
+            shop = Shop(client, visitor)
+            shop.rank(shown=True)  # it is later now, so the windows of the last lists close
+            _wait_until_learned(stack, gauges, most_pending=1)
+            console.print("learned: " + ", ".join(gauge_texts(gauges.read(), gauges.first())) + "\n")
+            visit = shop.visit(settings.tasks[0].action_name)
     _print_visit(visit, visitor.user.get("id"), console)
     _say_where(addresses, console)
 
 
-def _wait_until_learned(stack: "LocalStack", gauges: "GaugeReader", examples: int) -> None:
+def _wait_until_learned(stack: "LocalStack", gauges: "GaugeReader", most_pending: int | None = None) -> None:
+    """Returns once nothing is left to read and joiner and trainer stand still.
+
+    Args:
+        stack: What runs.
+        gauges: Of its processes.
+        most_pending: How many lists may still wait for clicks; None: any number.
+    """
     from services.local.errors import Interrupted
     from services.replay.errors import ReplayError
 
     limit = time.monotonic() + _LEARN_LIMIT_S
+    examples, since = -1, time.monotonic()
     while True:
         stack.check()
         if stack.stop_requested:
             raise Interrupted
         now = gauges.read()
-        if now.consumer_lag == 0 and (now.examples or 0) >= examples:
+        waits = most_pending is not None and (now.pending or 0) > most_pending
+        if now.examples != examples or now.consumer_lag != 0 or waits:
+            examples, since = now.examples or 0, time.monotonic()
+        elif time.monotonic() - since > _STILL_S:
             return
         if time.monotonic() > limit:
             raise ReplayError(
-                f"the trainer has learned {now.examples or 0:,} of {examples:,} examples and stands still"
+                f"after {_LEARN_LIMIT_S:.0f} s {now.consumer_lag} messages are left to read, {now.pending} lists wait, "
+                f"and {now.examples} examples are learned; the logs of joiner and trainer say why"
             )
         time.sleep(0.2)
 

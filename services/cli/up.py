@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         ready_file: Annotated[Path | None, typer.Option(help="addresses as JSON, once all are ready")] = None,
         data_dir: Annotated[Path, typer.Option(help="data of Redis, logs and ready.json")] = Path(".dolmen"),
     ) -> None:
-        """Start Redis, Kafka, the trainer and the ranker on this machine, and keep them running until Ctrl-C.
+        """Start Redis, Kafka, joiner, trainer and ranker on this machine, and keep them running until Ctrl-C.
 
         Redis and Kafka are embedded servers unless `store.url` and `events.bootstrap_servers` are set.
         """

@@ -18,15 +18,15 @@ from services.local.topics import create_missing_topics
 from services.settings import ConfigError, Settings
 
 STOP_ORDER = ("ranker", "trainer", "joiner", "kafka", "redis")
-_SERVICES = ("trainer", "ranker")
-_STOP_LIMITS_S = {"ranker": 15.0, "trainer": 60.0, "kafka": 15.0, "redis": 60.0}
+_SERVICES = ("joiner", "trainer", "ranker")
+_STOP_LIMITS_S = {"ranker": 15.0, "trainer": 60.0, "joiner": 15.0, "kafka": 15.0, "redis": 60.0}
 _SERVER_POLICY = RestartPolicy()
 _REDIS_POLICY = RestartPolicy(ready_limit_s=900.0)
 _SERVICE_POLICY = RestartPolicy(fatal_codes=frozenset({2, 3}))
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not bound
 
 ServiceCommand = Callable[[str], tuple[str, ...]]
-"""The command of a service: trainer or ranker."""
+"""The command of a service: joiner, trainer or ranker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Layout:
 
     Attributes:
         servers: Embedded servers to start; empty where URLs are configured.
-        services: Trainer and ranker, started once the servers are ready.
+        services: Joiner, trainer and ranker, started once the servers are ready.
         addresses: Of everything, without process ids.
     """
 
@@ -49,11 +49,11 @@ def dolmen_command(config: Path | None, data_dir: Path) -> ServiceCommand:
 
     Args:
         config: Their ``dolmen.toml``; None: what they find by themselves.
-        data_dir: Where the trainer leaves what it must rescue.
+        data_dir: Where the trainer leaves what it must rescue, and the joiner what does not fit into memory.
     """
     start = (sys.executable, "-P", "-m", "services.cli.main")
     configured = () if config is None else ("--config", str(config.resolve()))
-    own = {"trainer": ("--data-dir", str(data_dir.resolve()))}
+    own = dict.fromkeys(("joiner", "trainer"), ("--data-dir", str(data_dir.resolve())))
     return lambda name: (*start, name, *configured, *own.get(name, ()))
 
 
@@ -72,7 +72,11 @@ def lay_out(settings: Settings, data_dir: Path, command: ServiceCommand, lock_fd
     """
     _check(settings)
     ranker_port = claim_port(settings.ranker.host, settings.ranker.port, "ranker.port")
-    metrics_port = claim_port(settings.metrics.host, settings.metrics.port, "metrics.port")
+    host = settings.metrics.host
+    metrics_ports = {
+        "trainer": claim_port(host, settings.metrics.port, "metrics.port"),
+        "joiner": claim_port(host, 0, "metrics.port"),
+    }
     servers = []
     redis_url = settings.store.url
     if redis_url is None:
@@ -85,20 +89,22 @@ def lay_out(settings: Settings, data_dir: Path, command: ServiceCommand, lock_fd
         bootstrap_servers = kafka.url
         servers.append(_server(kafka, partial(_has_topics, kafka, settings), _SERVER_POLICY))
     ranker_url = f"http://{_reachable(settings.ranker.host)}:{ranker_port}"
-    trainer_metrics = f"http://{_reachable(settings.metrics.host)}:{metrics_port}/metrics"
+    metrics_urls = {name: f"http://{_reachable(host)}:{port}/metrics" for name, port in metrics_ports.items()}
     environment = {
         "PYTHONUNBUFFERED": "1",
         **os.environ,
         "DOLMEN_STORE__URL": redis_url,
         "DOLMEN_EVENTS__BOOTSTRAP_SERVERS": bootstrap_servers,
         "DOLMEN_RANKER__PORT": str(ranker_port),
-        "DOLMEN_METRICS__PORT": str(metrics_port),
     }
     if settings.events.bootstrap_servers is None and settings.events.on_lost_log is None:
         environment["DOLMEN_EVENTS__ON_LOST_LOG"] = "earliest"
-    urls = {"trainer": trainer_metrics, "ranker": f"{ranker_url}/readyz"}
-    services = [_service(name, command(name), urls[name], environment) for name in _SERVICES]
-    metrics_urls = {"trainer": trainer_metrics, "ranker": f"{ranker_url}/metrics"}
+    probed = {**metrics_urls, "ranker": f"{ranker_url}/readyz"}
+    ports = {name: {"DOLMEN_METRICS__PORT": str(port)} for name, port in metrics_ports.items()}
+    services = [
+        _service(name, command(name), probed[name], {**environment, **ports.get(name, {})}) for name in _SERVICES
+    ]
+    metrics_urls["ranker"] = f"{ranker_url}/metrics"
     return Layout(tuple(servers), tuple(services), Addresses(redis_url, bootstrap_servers, ranker_url, metrics_urls))
 
 

@@ -23,7 +23,7 @@ _KAFKA_LIMIT_S = 30.0
 
 
 class LocalStack:
-    """Redis, Kafka, trainer and ranker on this machine; of the first two, only what no URL is configured for.
+    """Redis, Kafka, joiner, trainer and ranker on this machine; of the first two, only what no URL is configured for.
 
     Use it as a context manager: entering starts everything, leaving stops everything, in order. In between either call
     :meth:`wait`, which keeps the children running until :meth:`request_stop`, or :meth:`supervise`, which does so in a
@@ -130,7 +130,7 @@ class LocalStack:
         self._stop_requested = True
 
     def stop(self) -> None:
-        """Stops the children in order and waits for each: ranker, trainer, Kafka, Redis. Idempotent."""
+        """Stops the children in order and waits for each: ranker, trainer, joiner, Kafka, Redis. Idempotent."""
         self._stop_requested = True
         with no_interrupt():
             if self._thread is not None:

@@ -4,7 +4,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import metadata, resources
 from typing import Any
 
@@ -13,17 +13,21 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, Response
 
+from embedding_store.redis_client import connect
 from embedding_store.replica import Holding, Replica
-from services.ranker import problems, schema
+from services.ranker import openapi, problems, schema
+from services.ranker.impressions import ImpressionLog
 from services.ranker.metrics import RankerMetrics
 from services.ranker.problems import Problem, documented
 from services.ranker.score import ModelFollower, compile_kernels
 from services.ranker.service import Limits, RankerService
 from services.ranker.sink import KafkaSink
+from services.ranker.stored_features import KINDS, FeatureLimits, Kind, StoredFeatures
 from services.settings import Settings
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 5
+_FEATURES_MS = 250
 _CONTENT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,8 +48,8 @@ def build_app(service: RankerService, metrics: RankerMetrics, max_body_bytes: in
     @app.post(
         "/v1/rank",
         summary="Rank candidates",
-        openapi_extra=_body(schema.RANK_BODY),
-        responses={200: _answer("The ranked candidates", schema.RANK_ANSWER), **documented(413, 415, 422, 503)},
+        openapi_extra=_body(openapi.RANK_BODY),
+        responses={200: _answer("The ranked candidates", openapi.RANK_ANSWER), **documented(413, 415, 422, 503)},
     )
     async def rank(request: Request) -> Response:
         """The candidates by score. Ids that nobody has seen score as any other such id does."""
@@ -66,8 +70,8 @@ def build_app(service: RankerService, metrics: RankerMetrics, max_body_bytes: in
     @app.post(
         "/v1/explain",
         summary="Explain a score",
-        openapi_extra=_body(schema.EXPLAIN_BODY),
-        responses={200: _answer("The parts of the logit", schema.EXPLAIN_ANSWER), **documented(413, 415, 422, 503)},
+        openapi_extra=_body(openapi.EXPLAIN_BODY),
+        responses={200: _answer("The parts of the logit", openapi.EXPLAIN_ANSWER), **documented(413, 415, 422, 503)},
     )
     async def explain(request: Request) -> Response:
         """What each feature adds to the logit of one item for one visitor."""
@@ -76,15 +80,28 @@ def build_app(service: RankerService, metrics: RankerMetrics, max_body_bytes: in
 
     @app.post(
         "/v1/events",
-        summary="Send labelled examples",
+        summary="Send impressions, actions and labelled examples",
         status_code=202,
-        openapi_extra=_body(schema.EVENTS_BODY),
-        responses={202: _answer("Kafka has the events", schema.EVENTS_ANSWER), **documented(413, 415, 422, 503)},
+        openapi_extra=_body(openapi.EVENTS_BODY),
+        responses={202: _answer("Kafka has the events", openapi.EVENTS_ANSWER), **documented(413, 415, 422, 503)},
     )
     async def events(request: Request) -> Response:
         """Answers once Kafka has every valid event; says of each other one why it was rejected."""
         lists = schema.parse_events(await schema.read_json(request, max_body_bytes))
         return _json(orjson.dumps(await service.take(lists)), 202)
+
+    for kind in KINDS:
+        app.add_api_route(
+            f"/v1/{kind}/{{id:path}}",
+            _put_features(service, kind, max_body_bytes),
+            methods=["PUT"],
+            name=f"put_{kind}",
+            summary=f"Store features of one of the {kind}",
+            status_code=204,
+            response_class=Response,
+            openapi_extra=_body(openapi.FEATURES_BODY),
+            responses=documented(404, 413, 415, 422, 503, 507),
+        )
 
     @app.get("/v1/model", summary="What scores now", responses=documented(503))
     async def model() -> Response:
@@ -112,6 +129,16 @@ def build_app(service: RankerService, metrics: RankerMetrics, max_body_bytes: in
         return HTMLResponse(page, headers={"content-security-policy": _CONTENT_POLICY, "cache-control": "no-cache"})
 
     return app
+
+
+def _put_features(service: RankerService, kind: Kind, max_body_bytes: int) -> Callable[..., Awaitable[Response]]:
+    async def put(request: Request, id: str) -> Response:
+        """From now on requests may send the id alone; features in a request win. An empty object removes them."""
+        features = schema.parse_features(id, await schema.read_json(request, max_body_bytes))
+        await service.put_features(kind, id, features)
+        return Response(status_code=204)
+
+    return put
 
 
 def _json(body: bytes, status: int = 200) -> Response:
@@ -143,6 +170,15 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
+def _stored_features(settings: Settings, metrics: RankerMetrics) -> StoredFeatures:
+    chosen = settings.ranker
+    limits = FeatureLimits(
+        chosen.features_bytes, chosen.features_count, chosen.features_cache, chosen.features_fresh / 1000
+    )
+    store = settings.store.model_copy(update={"timeout": min(settings.store.timeout, _FEATURES_MS)})
+    return StoredFeatures(connect(store), store.prefix, limits, metrics)
+
+
 class _Server(uvicorn.Server):
     """Ends when asked to by its own signal handlers, or by those that were there before."""
 
@@ -169,9 +205,13 @@ def serve(settings: Settings, kafka: Mapping[str, Any], bound: socket.socket, st
     holding = Holding(settings.ranker.codec, settings.ranker.cache_memory if cached else None)
     replica = Replica(settings.store, follower, holding=holding)
     compile_kernels(settings.definition(), replica.make_shard)
-    sink = KafkaSink(kafka, settings.events.topics.examples, settings.ranker.max_body_bytes)
+    sink = KafkaSink(kafka, settings.ranker.max_body_bytes)
     limits = Limits(ready_lag_ms=settings.ranker.ready_lag, max_ahead_ms=settings.events.max_ahead)
-    service = RankerService(replica, follower, metrics, sink, limits)
+    topics = settings.events.topics
+    logged = KafkaSink(kafka, settings.ranker.max_body_bytes)  # of its own: its failures close it
+    impressions = ImpressionLog(logged, topics.impressions, metrics)
+    features = _stored_features(settings, metrics)
+    service = RankerService(replica, follower, metrics, sink, topics, impressions, features, limits)
     config = uvicorn.Config(
         build_app(service, metrics, settings.ranker.max_body_bytes),
         log_config=None,
@@ -182,6 +222,7 @@ def serve(settings: Settings, kafka: Mapping[str, Any], bound: socket.socket, st
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     replica.start()
+    impressions.start()
     try:
         host, port = bound.getsockname()[:2]
         _log.info("the ranker listens on http://%s:%d", f"[{host}]" if ":" in host else host, port)
@@ -189,4 +230,6 @@ def serve(settings: Settings, kafka: Mapping[str, Any], bound: socket.socket, st
     finally:
         replica.stop()
         service.close()
-        sink.close()
+        impressions.close()
+        for some in (sink, logged):
+            some.close()

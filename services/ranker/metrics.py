@@ -107,6 +107,15 @@ class RankerMetrics:
         )
         self._requests = Counter("dolmen_rank_requests", "Ranking requests.", ["status"], registry=r)
         self.events = Counter("dolmen_events", "Events that came by HTTP.", ["outcome"], registry=r)
+        self.impressions = Counter("dolmen_impressions", "Impressions logged, acknowledged by Kafka.", registry=r)
+        self.impressions_dropped = Counter(
+            "dolmen_impressions_dropped", "Impressions that were to be logged and were not.", ["reason"], registry=r
+        )
+        for reason in ("full", "stopped", "too_large", "schema"):
+            self.impressions_dropped.labels(reason)
+        self.feature_reads_failed = Counter(
+            "dolmen_feature_reads_failed", "Times that Redis did not give the stored features.", registry=r
+        )
         self.lag_commits = Gauge(
             "dolmen_replica_lag_commits", "Commits that the replica is known to be behind.", registry=r
         )

@@ -1,6 +1,6 @@
 """The wire of the HTTP interface: request bodies, read and checked.
 
-Names of features are free, so bodies are checked by hand; the schemas here describe them in OpenAPI.
+Names of features are free, so bodies are checked by hand; `openapi.py` describes them.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
+from services.events import id_text
 from services.ranker.problems import Problem, bad_field
 from trainer.example import kind_of
 
@@ -26,12 +27,16 @@ class RankQuery:
         context: Features of the situation.
         items: The candidates, each an object with an ``id``.
         k: How many are wanted.
+        log_impression: Whether the answer is logged as an impression.
+        std: Whether each score's standard deviation is wanted.
     """
 
     user: dict[str, Any]
     context: dict[str, Any]
     items: list[dict[str, Any]]
     k: int
+    log_impression: bool = False
+    std: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +97,12 @@ def parse_rank(body: Any) -> RankQuery:
     k = body.get("k", len(candidates))
     if type(k) is not int or k < 1:
         raise bad_field("k", f"must be an integer of at least 1, got {kind_of(k)}")
-    if type(body.get("log_impression", True)) is not bool:
-        raise bad_field("log_impression", f"must be true or false, got {kind_of(body['log_impression'])}")
+    switches = {name: body.get(name, False) for name in ("log_impression", "std")}
+    for name, value in switches.items():
+        if type(value) is not bool:
+            raise bad_field(name, f"must be true or false, got {kind_of(value)}")
     items = [_item(candidate, f"candidates[{index}]") for index, candidate in enumerate(candidates)]
-    return RankQuery(user, context, items, k)
+    return RankQuery(user, context, items, k, **switches)
 
 
 def parse_explain(body: Any) -> ExplainQuery:
@@ -119,6 +126,24 @@ def _item(candidate: Any, place: str) -> dict[str, Any]:
     if type(candidate) in (str, int):
         return {"id": candidate}
     raise bad_field(place, f"must be an object or an id, got {kind_of(candidate)}")
+
+
+def parse_features(identity: str, body: Any) -> dict[str, Any]:
+    """Checks a body of ``PUT /v1/users/{id}`` or ``PUT /v1/items/{id}``.
+
+    Returns:
+        The features without the id.
+
+    Raises:
+        Problem: 422 that names the field.
+    """
+    _check_object(body)
+    if not identity:
+        raise Problem(422, "the path must end with an id")
+    own = body.get("id", identity)
+    if type(own) not in (str, int, bool) or id_text(own) != identity:
+        raise bad_field("id", f"must be that of the path, {identity!r}, got {kind_of(own)}; leave it out")
+    return {name: value for name, value in body.items() if name != "id"}
 
 
 def parse_events(body: Any) -> dict[str, list[Any]]:
@@ -156,127 +181,3 @@ def _member(body: dict[str, Any], name: str, default: dict[str, Any] | None) -> 
 
 def _kind(holder: dict[str, Any], name: str) -> str:
     return kind_of(holder[name]) if name in holder else "nothing"
-
-
-_ID = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1}]}
-_ITEM_ID = {"anyOf": [*_ID["anyOf"], {"type": "boolean"}]}
-_FEATURES = {"type": "object", "description": "Features by name; `id` is one of them.", "additionalProperties": True}
-_ITEM = {"anyOf": [*_ID["anyOf"], {**_FEATURES, "required": ["id"], "properties": {"id": _ITEM_ID}}]}
-_MODEL = {
-    "type": "object",
-    "required": ["name", "commit", "age_ms"],
-    "properties": {
-        "name": {"type": "string"},
-        "commit": {"type": "integer", "description": "The commit whose parameters scored."},
-        "age_ms": {"type": "integer", "description": "Time since the replica was last at the end of the commit log."},
-    },
-}
-
-RANK_BODY: dict[str, Any] = {
-    "type": "object",
-    "required": ["user", "candidates"],
-    "properties": {
-        "user": _FEATURES,
-        "context": _FEATURES,
-        "candidates": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": MAX_CANDIDATES,
-            "items": _ITEM,
-        },
-        "k": {"type": "integer", "minimum": 1, "description": "How many to return; default: all."},
-        "log_impression": {"type": "boolean"},
-    },
-    "example": {
-        "user": {"id": "u42"},
-        "context": {"tab": 1},
-        "candidates": [{"id": "i1", "genre": ["Drama"]}, "i2", 3],
-        "k": 2,
-    },
-}
-"""JSON schema of the body of ``POST /v1/rank``."""
-
-RANK_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["request_id", "model", "items"],
-    "properties": {
-        "request_id": {"type": "string"},
-        "model": _MODEL,
-        "items": {
-            "type": "array",
-            "description": "The best first; equal scores keep the order of the request.",
-            "items": {
-                "type": "object",
-                "required": ["id", "score", "scores"],
-                "properties": {
-                    "id": _ITEM_ID,
-                    "score": {"type": "number"},
-                    "scores": {"type": "object", "additionalProperties": {"type": "number"}},
-                },
-            },
-        },
-    },
-}
-"""JSON schema of the answer of ``POST /v1/rank``."""
-
-EXPLAIN_BODY: dict[str, Any] = {
-    "type": "object",
-    "required": ["user", "item"],
-    "properties": {"user": _FEATURES, "context": _FEATURES, "item": _ITEM},
-    "example": {"user": {"id": "u42"}, "context": {"tab": 1}, "item": {"id": "i1", "genre": ["Drama"]}},
-}
-"""JSON schema of the body of ``POST /v1/explain``."""
-
-EXPLAIN_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["model", "task", "bias", "fields", "logit"],
-    "properties": {
-        "model": _MODEL,
-        "task": {"type": "string", "description": "Whose logit it is: the task of the ranking score."},
-        "bias": {"type": "number", "description": "What no feature accounts for."},
-        "fields": {
-            "type": "object",
-            "description": "What each feature adds to the logit; bias and fields add up to it.",
-            "additionalProperties": {"type": "number"},
-        },
-        "logit": {"type": "number"},
-    },
-}
-"""JSON schema of the answer of ``POST /v1/explain``."""
-
-EVENTS_BODY: dict[str, Any] = {
-    "type": "object",
-    "description": f"1 to {MAX_EVENTS} events in all. Only examples are accepted by this version.",
-    "properties": {
-        "examples": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
-        "impressions": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
-        "actions": {"type": "array", "maxItems": MAX_EVENTS, "items": {}},
-    },
-    "example": {
-        "examples": [
-            {"ts": 1700000000123, "user": {"id": "u42"}, "items": [{"id": "i1", "labels": {"click": 1}}]},
-        ]
-    },
-}
-"""JSON schema of the body of ``POST /v1/events``."""
-
-EVENTS_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["accepted", "rejected"],
-    "properties": {
-        "accepted": {"type": "integer"},
-        "rejected": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["list", "index", "detail"],
-                "properties": {
-                    "list": {"enum": list(EVENT_LISTS)},
-                    "index": {"type": "integer"},
-                    "detail": {"type": "string"},
-                },
-            },
-        },
-    },
-}
-"""JSON schema of the answer of ``POST /v1/events``."""

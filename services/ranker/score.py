@@ -1,7 +1,7 @@
 """What scores in the ranker: the trainer's own featurizer and module, over the replica's rows."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Model:
         return self.scorer.tasks.index(self.definition.model.score or self.scorer.tasks[0])
 
     def featurize(
-        self, ts: int, user: Mapping[str, Any], context: Mapping[str, Any], items: list[dict[str, Any]]
+        self, ts: int, user: Mapping[str, Any], context: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
     ) -> Batch:
         """The batch of one request. Reads nothing that a commit changes.
 
@@ -110,6 +110,33 @@ def best(scores: NDArray[np.float64], k: int) -> list[int]:
     """
     order: list[int] = np.argsort(-scores, kind="stable")[:k].tolist()
     return order
+
+
+def ranked(
+    model: Model,
+    items: Sequence[Mapping[str, Any]],
+    order: list[int],
+    probabilities: NDArray[np.float64],
+    deviations: NDArray[np.float64] | None,
+) -> list[dict[str, Any]]:
+    """The items of an answer.
+
+    Args:
+        model: What scored.
+        items: B candidates.
+        order: Places of those wanted, the best first.
+        probabilities: float64[B, T].
+        deviations: Standard deviations of the probabilities, float64[B, T], where wanted.
+    """
+    rows = probabilities.tolist()
+    tasks, score = model.scorer.tasks, model.score_task
+    answer = [
+        {"id": items[i]["id"], "score": rows[i][score], "scores": dict(zip(tasks, rows[i], strict=True))} for i in order
+    ]
+    if deviations is not None:
+        for item, deviation in zip(answer, deviations[order, score].tolist(), strict=True):
+            item["std"] = deviation
+    return answer
 
 
 def compile_kernels(definition: Definition, make: MakeShard | None = None) -> None:

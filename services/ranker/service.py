@@ -4,32 +4,36 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from embedding_store.bootstrap import Snapshot
 from embedding_store.cached_shard import Misses, Tally
+from embedding_store.errors import StoreError
 from embedding_store.shard import Shard
+from services.ranker.described import describe
+from services.ranker.impressions import ImpressionLog, impression_of
 from services.ranker.intake import Checker, item_place, take_events
 from services.ranker.metrics import RankerMetrics
 from services.ranker.problems import bad_field, unavailable
-from services.ranker.schema import ExplainQuery, RankQuery
-from services.ranker.score import Model, ModelFollower, best
+from services.ranker.schema import EVENT_LISTS, ExplainQuery, RankQuery
+from services.ranker.score import Model, ModelFollower, best, ranked
 from services.ranker.sink import Sink
+from services.ranker.stored_features import Kind, StoredFeatures
 from trainer.batch import Batch
 from trainer.explain import ask
+from trainer.scorer import Scores
+from trainer.settings import TopicSettings
 from trainer.values import BadValue
 
 _T = TypeVar("_T")
 
 NAME = "default"
 _SENDERS = 4
+_READERS = 4
 _MAX_SENDING = 64
 _FETCHERS = 4
 _FETCHES = 3
@@ -75,18 +79,18 @@ class Scored:
     """What scoring gave.
 
     Attributes:
-        probabilities: float64[B, T].
+        scores: Of the candidates.
         commit: Number of the commit that it was scored with.
         misses: Ids that were scored by their cold rows, although the store may have rows of theirs.
     """
 
-    probabilities: NDArray[np.float64]
+    scores: Scores
     commit: int
     misses: Misses
 
 
-def _score_now(model: Model, batch: Batch) -> tuple[NDArray[np.float64], Misses]:
-    return model.scorer.probabilities(batch), model.scorer.shard.take_misses()
+def _score_now(model: Model, batch: Batch) -> tuple[Scores, Misses]:
+    return model.scorer.score(batch), model.scorer.shard.take_misses()
 
 
 def wall_ms() -> int:
@@ -101,7 +105,10 @@ class RankerService:
         replica: Whose lock guards the model.
         follower: Keeps the model.
         metrics: Of the process.
-        sink: Where examples go.
+        sink: Where events go.
+        topics: Names of the topics.
+        impressions: Where answers are logged.
+        features: What is stored of visitors and items.
         limits: Bounds.
         now_ms: Since the epoch.
     """
@@ -112,6 +119,9 @@ class RankerService:
         follower: ModelFollower,
         metrics: RankerMetrics,
         sink: Sink,
+        topics: TopicSettings,
+        impressions: ImpressionLog,
+        features: StoredFeatures,
         limits: Limits,
         now_ms: Callable[[], int] = wall_ms,
     ) -> None:
@@ -119,11 +129,15 @@ class RankerService:
         self._follower = follower
         self._metrics = metrics
         self._sink = sink
+        self._topics = {name: str(getattr(topics, name)) for name in EVENT_LISTS}
+        self._impressions = impressions
+        self._features = features
         self._limits = limits
         self._now_ms = now_ms
         self._scorers = ThreadPoolExecutor(1, "scorer")
         self._senders = ThreadPoolExecutor(_SENDERS, "sender")
         self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetcher")
+        self._readers = ThreadPoolExecutor(_READERS, "reader")
         self._sending = 0
         metrics.watch(replica, lambda: None if follower.model is None else follower.model.scorer.shard)
 
@@ -132,6 +146,7 @@ class RankerService:
         self._scorers.shutdown(wait=False, cancel_futures=True)
         self._senders.shutdown(wait=False, cancel_futures=True)
         self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     # Ranking
 
@@ -142,27 +157,28 @@ class RankerService:
             Problem: 422 for a value that its feature cannot take, 503 before the first bootstrap.
         """
         now_ms = self._now_ms()
+        user, items = await self._completed(query.user, query.items)
         while True:
             model = self._model()
+            if query.std and not model.definition.gaussian:
+                raise bad_field("std", 'needs Gaussian weights, and this model has none; set model.wide = "gaussian"')
             try:
-                batch = model.featurize(now_ms, query.user, query.context, query.items)
+                batch = model.featurize(now_ms, user, query.context, items)
             except BadValue as error:
                 raise bad_field(item_place(error), error.what) from None
             scored = await self._score(model, batch)
             if scored is not None:
                 break
-        probabilities, commit = scored.probabilities, scored.commit
-        scores = probabilities[:, model.score_task]
-        values = scores.tolist()
-        rows = probabilities.tolist()
-        tasks = model.scorer.tasks
+        probabilities = scored.scores.probabilities
+        order = best(probabilities[:, model.score_task], query.k)
+        request_id = uuid.uuid4().hex
+        if query.log_impression:
+            served = [items[place] for place in order]
+            self._impressions.log(impression_of(request_id, now_ms, user, query.context, served))
         return {
-            "request_id": uuid.uuid4().hex,
-            "model": {"name": NAME, "commit": commit, "age_ms": self._age_ms()},
-            "items": [
-                {"id": query.items[i]["id"], "score": values[i], "scores": dict(zip(tasks, rows[i], strict=True))}
-                for i in best(scores, query.k)
-            ],
+            "request_id": request_id,
+            "model": {"name": NAME, "commit": scored.commit, "age_ms": self._age_ms()},
+            "items": ranked(model, items, order, probabilities, scored.scores.deviations if query.std else None),
         }
 
     async def _score(self, model: Model, batch: Batch) -> Scored | None:
@@ -172,8 +188,8 @@ class RankerService:
             held = await self._held(model, partial(_score_now, model, batch))
             if held is None:
                 return None
-            (probabilities, misses), commit = held
-            scored = Scored(probabilities, commit, misses)
+            (scores, misses), commit = held
+            scored = Scored(scores, commit, misses)
             if not misses or turn == _FETCHES:
                 break
             if not await loop.run_in_executor(self._fetchers, self._replica.fetch, model.scorer.shard, misses):
@@ -187,10 +203,11 @@ class RankerService:
             Problem: As :meth:`rank`.
         """
         now_ms = self._now_ms()
+        user, items = await self._completed(query.user, [query.item])
         while True:
             model = self._model()
             try:
-                batch = model.featurize(now_ms, query.user, query.context, [query.item])
+                batch = model.featurize(now_ms, user, query.context, items)
             except BadValue as error:
                 raise bad_field(error.source, error.what) from None
             await self._score(model, batch)  # so that what it takes is in memory
@@ -206,6 +223,15 @@ class RankerService:
             "fields": found.fields,
             "logit": found.logit,
         }
+
+    async def _completed(
+        self, user: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
+    ) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
+        """A visitor and items with what is stored of them."""
+        features = self._features
+        if unknown := features.unknown(user, items):
+            await asyncio.get_running_loop().run_in_executor(self._readers, features.read, unknown)
+        return features.complete("users", user), features.complete_items(items)
 
     async def _held(self, model: Model, work: Callable[[], _T]) -> tuple[_T, int] | None:
         """Work on a model that no commit changes meanwhile, and the commit that it has.
@@ -253,13 +279,39 @@ class RankerService:
         self._sending += 1
         try:
             accepted, rejected = await loop.run_in_executor(
-                self._senders, take_events, lists, checker, self._sink, self._now_ms()
+                self._senders,
+                take_events,
+                lists,
+                checker,
+                self._features.complete_lists,
+                self._sink,
+                self._topics,
+                self._now_ms(),
             )
         finally:
             self._sending -= 1
         self._metrics.events.labels("accepted").inc(accepted)
         self._metrics.events.labels("rejected").inc(len(rejected))
         return {"accepted": accepted, "rejected": rejected}
+
+    async def put_features(self, kind: Kind, identity: str, features: dict[str, Any]) -> None:
+        """What ``PUT /v1/users/{id}`` and ``PUT /v1/items/{id}`` do.
+
+        Raises:
+            Problem: 413, 422 or 507 for what cannot be stored; 503 before the first bootstrap, or without Redis.
+        """
+        model = self._model()
+        part = {**features, "id": identity}
+        user, item = (part, {}) if kind == "users" else ({}, part)
+        try:
+            model.featurize(self._now_ms(), user, {}, [item])
+        except BadValue as error:
+            raise bad_field(error.source.partition(".")[2], error.what) from None
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._senders, self._features.put, kind, identity, features)
+        except StoreError as error:
+            raise unavailable(f"the features were not stored: {error}") from error
 
     # State
 
@@ -269,35 +321,9 @@ class RankerService:
         Raises:
             Problem: 503 before the first bootstrap.
         """
-        model = self._model()
-        definition, shard = model.definition, model.scorer.shard
         snapshot = self._replica.snapshot
-        return {
-            "name": NAME,
-            "commit": self._follower.commit,
-            "age_ms": self._age_ms(),
-            "fingerprint": definition.fingerprint,
-            "model": definition.model.model_dump(mode="json"),
-            "tasks": list(model.scorer.tasks),
-            "score": model.scorer.tasks[model.score_task],
-            "tables": [
-                {"rows": int(shard.counts[t]), **table.model_dump(mode="json")}
-                for t, table in enumerate(definition.tables)
-            ],
-            "features": [
-                {k: v for k, v in feature.model_dump(mode="json").items() if v is not None and v != []}
-                for feature in definition.features
-            ],
-            "parameters": {
-                "embedding": shard.parameters,
-                "dense": int(model.scorer.weights.size),
-            },
-            "plan": {
-                name: {"bounds": plan.bounds, "kept": plan.kept} for name, plan in dict(shard.layouts.plans).items()
-            }
-            or None,
-            "offsets": snapshot.positions if snapshot is not None else {},
-        }
+        positions = snapshot.positions if snapshot is not None else {}
+        return {"name": NAME, **describe(self._model(), self._follower.commit, self._age_ms(), positions)}
 
     def check_ready(self) -> dict[str, Any]:
         """The answer of ``GET /readyz``.

@@ -1,4 +1,4 @@
-"""The Kafka side of ``POST /v1/events``."""
+"""Hands records to Kafka and waits for the acknowledgement."""
 
 import contextlib
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from trainer.connection import ClosingProducer, connect, describe_error
 from trainer.errors import EventsUnavailable
@@ -35,6 +35,7 @@ class SinkUnavailable(Exception):
 class Message:
     """What becomes one record."""
 
+    topic: str
     key: bytes | None
     value: bytes
 
@@ -50,18 +51,15 @@ class Sink(Protocol):
 
 
 class KafkaSink:
-    """Sends to one topic, acknowledged by all replicas. Connects when first used; a topic is never created.
+    """Sends to topics, acknowledged by all replicas. Connects when first used; a topic is never created.
 
     Args:
         options: What any Kafka client needs to connect.
-        topic: Where the messages go.
         max_bytes: Of one message, as far as this side is concerned.
         clock: Seconds, monotonic.
     """
 
-    def __init__(
-        self, options: Mapping[str, Any], topic: str, max_bytes: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, options: Mapping[str, Any], max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = {
             **options,
             "acks": "all",
@@ -72,7 +70,6 @@ class KafkaSink:
             "delivery_timeout_ms": _DELIVERY_MS,
             "metrics_enabled": False,
         }
-        self._topic = topic
         self._where = f"Kafka at {','.join(options['bootstrap_servers'])}"
         self._clock = clock
         self._lock = threading.Lock()
@@ -90,16 +87,19 @@ class KafkaSink:
         acknowledged = [False] * len(messages)
         refused: list[str | None] = [None] * len(messages)
         producer = None
+        topic = messages[0].topic if messages else ""
         try:
             producer = self._connected()
             waiting = []
             for message in messages:
+                topic = message.topic
                 try:
-                    waiting.append(producer.send(self._topic, message.value, message.key))
+                    waiting.append(producer.send(topic, message.value, message.key))
                 except _TOO_LARGE as error:
                     waiting.append(error)
             limit = self._clock() + (_DELIVERY_MS + _REQUEST_MS) / 1000
             for place, sent in enumerate(waiting):
+                topic = messages[place].topic
                 try:
                     if isinstance(sent, Exception):
                         raise sent
@@ -111,7 +111,9 @@ class KafkaSink:
             raise SinkUnavailable(str(error), acknowledged) from error
         except (KafkaError, OSError, RuntimeError, AssertionError) as error:
             self._drop(producer)
-            detail = f"{self._where}, topic {self._topic}: {describe_error(error)}"
+            absent = isinstance(error, KafkaTimeoutError) and "metadata" in str(error)
+            why = "it does not exist, or no broker answers" if absent else describe_error(error)
+            detail = f"{self._where}, topic {topic}: {why}"
             raise SinkUnavailable(detail, acknowledged) from error
         return refused
 

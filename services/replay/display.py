@@ -87,6 +87,8 @@ def gauge_texts(gauges: Gauges, since: Gauges | None = None) -> list[str]:
     freshness = gauges.freshness_p50_s(since)
     if freshness is not None:
         texts.append(f"freshness {freshness:.2f} s")
+    if gauges.pending:
+        texts.append("1 list waits" if gauges.pending == 1 else f"{gauges.pending:,} lists wait")
     if gauges.consumer_lag is not None:
         texts.append(f"lag {gauges.consumer_lag:,}")
     return texts

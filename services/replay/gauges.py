@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 _INTERVAL_S = 0.5
 _TIMEOUT_S = 2.0
+_SUMMED = ("dolmen_store_rows", "dolmen_consumer_lag", "dolmen_joiner_pending")
 
 Buckets = Mapping[float, float]
 """Cumulative counts of a histogram by upper edge in seconds."""
@@ -25,7 +26,8 @@ class Gauges:
         online_auc: By task, over the whole run.
         examples: Learned so far, of the task that has most.
         rows: Of all tables.
-        consumer_lag: Records that the trainer has not read yet.
+        consumer_lag: Records that trainer and joiner have not read yet.
+        pending: Impressions that wait for the end of their window.
         freshness: The histogram of seconds from append to replica.
     """
 
@@ -33,6 +35,7 @@ class Gauges:
     examples: int | None = None
     rows: int | None = None
     consumer_lag: int | None = None
+    pending: int | None = None
     freshness: Buckets = field(default_factory=dict)
 
     def freshness_p50_s(self, since: "Gauges | None" = None) -> float | None:
@@ -83,13 +86,14 @@ def read_gauges(texts: Iterable[str]) -> Gauges:
                     freshness[edge] = freshness.get(edge, 0.0) + sample.value
                 elif sample.name == "dolmen_examples_total":
                     examples.append(sample.value)
-                elif sample.name in ("dolmen_store_rows", "dolmen_consumer_lag"):
+                elif sample.name in _SUMMED:
                     sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
     return Gauges(
         online_auc={task: value for task, value in auc.items() if not math.isnan(value)},
         examples=int(max(examples)) if examples else None,
         rows=_whole(sums.get("dolmen_store_rows")),
         consumer_lag=_whole(sums.get("dolmen_consumer_lag")),
+        pending=_whole(sums.get("dolmen_joiner_pending")),
         freshness=freshness,
     )
 

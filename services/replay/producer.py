@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,14 +26,15 @@ _BATCH_BYTES = 128 << 10
 
 
 class KafkaSink:
-    """Sends to one topic in order, each message once, acknowledged by all replicas. A lost broker is tried again.
+    """Sends to topics in order, each message once, acknowledged by all replicas. A lost broker is tried again.
 
     Args:
         options: What any Kafka client needs to connect.
-        topic: Where the messages go; created if it does not exist.
+        topic: Where messages go that name no other; created if it does not exist.
         partitions: Of a topic that is created now.
         compression: ``gzip`` or None.
         give_up_after_ms: How long a message may wait for its acknowledgement.
+        more_topics: Others that messages name; created likewise.
 
     Raises:
         ReplayError: If Kafka does not answer or the topic cannot be made.
@@ -46,17 +47,19 @@ class KafkaSink:
         partitions: int = 1,
         compression: str | None = None,
         give_up_after_ms: int = 30_000,
+        more_topics: Sequence[str] = (),
     ) -> None:
         logging.getLogger("kafka").addHandler(logging.NullHandler())
         self._topic = topic
         self._where = f"Kafka at {','.join(options['bootstrap_servers'])}"
-        self._waiting: deque[tuple[Any, int, float]] = deque()
+        self._waiting: deque[tuple[Any, int, float, str]] = deque()
         self._waiting_bytes = 0
         self._give_up_after_ms = give_up_after_ms
         try:
             topics = Topics(options)
             try:
-                topics.ensure(topic, partitions)
+                for name in (topic, *more_topics):
+                    topics.ensure(name, partitions)
             finally:
                 topics.close()
             self._producer, _ = connect(
@@ -82,14 +85,13 @@ class KafkaSink:
         Raises:
             ReplayError: If the message cannot be sent.
         """
+        topic = message.topic or self._topic
         try:
-            sent = self._producer.send(
-                self._topic, message.value, message.key, timestamp_ms=time.time_ns() // 1_000_000
-            )
+            sent = self._producer.send(topic, message.value, message.key, timestamp_ms=time.time_ns() // 1_000_000)
         except (KafkaError, AssertionError, ValueError) as error:
-            raise self._failure(error) from error
+            raise self._failure(error, topic) from error
         size = len(message.value)
-        self._waiting.append((sent, size, time.monotonic()))
+        self._waiting.append((sent, size, time.monotonic(), topic))
         self._waiting_bytes += size
 
     def pending(self) -> int:
@@ -99,14 +101,14 @@ class KafkaSink:
             ReplayError: If one was lost.
         """
         while self._waiting and self._waiting[0][0].is_done:
-            sent, size, _ = self._waiting[0]
+            sent, size, _, topic = self._waiting[0]
             if sent.failed():
-                raise self._failure(sent.exception) from sent.exception
+                raise self._failure(sent.exception, topic) from sent.exception
             self._waiting.popleft()
             self._waiting_bytes -= size
         # A producer that has no producer id yet never gives up by itself.
         if self._waiting and time.monotonic() - self._waiting[0][2] > self._give_up_after_ms / 1000 + _GRACE_S:
-            raise self._failure(KafkaTimeoutError())
+            raise self._failure(KafkaTimeoutError(), self._waiting[0][3])
         return len(self._waiting)
 
     def is_full(self) -> bool:
@@ -130,12 +132,10 @@ class KafkaSink:
     ) -> None:
         self.close()
 
-    def _failure(self, error: BaseException) -> ReplayError:
+    def _failure(self, error: BaseException, topic: str) -> ReplayError:
         text = describe_error(error)
         if isinstance(error, KafkaTimeoutError):
             text = f"no acknowledgement within {self._give_up_after_ms / 1000:g} s; is the broker still running?"
         elif isinstance(error, UnknownProducerIdError):
             text = "the broker was restarted and has lost its log; start the replay again"
-        return ReplayError(
-            f"{self._where}, topic {self._topic}: {text} ({len(self._waiting)} messages are not acknowledged)"
-        )
+        return ReplayError(f"{self._where}, topic {topic}: {text} ({len(self._waiting)} messages are not acknowledged)")

@@ -31,11 +31,12 @@ class Visitor:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One answer of the ranker: ids and scores, best first, and the commit that scored."""
+    """One answer of the ranker: ids and scores, best first, the commit that scored, and the request."""
 
     ids: tuple[Any, ...]
     scores: tuple[float, ...]
     commit: int
+    request_id: str
 
     def place(self, item: Any) -> int:
         """The place of an item, from 1."""
@@ -107,47 +108,38 @@ class Shop:
         self._clock = clock
         self._wall_ms = wall_ms
 
-    def rank(self) -> Ranking:
-        """Asks for the candidates in order."""
-        answer = self._post(
-            "/v1/rank",
-            {
-                "user": self._visitor.user,
-                "context": self._visitor.context,
-                "candidates": self._visitor.candidates,
-                "log_impression": False,
-            },
-        )
-        items = answer["items"]
-        return Ranking(tuple(i["id"] for i in items), tuple(i["score"] for i in items), answer["model"]["commit"])
-
-    def click(self, item_id: Any, task: str) -> None:
-        """Posts the list with a click on one candidate and none on the others; returns once Kafka has it."""
-        items = [{**c, "labels": {task: int(c["id"] == item_id)}} for c in self._visitor.candidates]
-        example = {
-            "ts": self._wall_ms(),
+    def rank(self, shown: bool = False) -> Ranking:
+        """Asks for the candidates in order; one that is shown is logged as an impression."""
+        body = {
             "user": self._visitor.user,
             "context": self._visitor.context,
-            "items": items,
+            "candidates": self._visitor.candidates,
+            "log_impression": shown,
         }
-        answer = self._post("/v1/events", {"examples": [example]})
+        answer = self._post("/v1/rank", body)
+        ids, scores = ([item[name] for item in answer["items"]] for name in ("id", "score"))
+        return Ranking(tuple(ids), tuple(scores), answer["model"]["commit"], answer["request_id"])
+
+    def click(self, shown: Ranking, item_id: Any, action: str) -> None:
+        """Posts what the visitor did with an item of a list that was shown; returns once Kafka has it."""
+        done = {"request_id": shown.request_id, "ts": self._wall_ms(), "item_id": item_id, "action": action}
+        answer = self._post("/v1/events", {"actions": [done]})
         if answer["accepted"] != 1:
             raise ReplayError(f"the ranker did not accept the click: {answer}")
 
-    def visit(self, task: str, clicks: int = 10) -> Visit:
-        """Ranks, clicks the last item until it moves up, and times the first change of the order.
+    def visit(self, action: str, clicks: int = 10) -> Visit:
+        """Looks at the list, clicks the last item until it moves up, and times the first change of the order.
 
         Raises:
             ReplayError: If the order did not change in half a minute, or the ranker refused.
         """
-        before = current = self.rank()
+        shown = before = current = self.rank(shown=True)
         item = before.ids[-1]
         start, changed_s = self._clock(), None
         for count in range(1, clicks + 1):
-            last = current
             clicked = self._clock()
-            self.click(item, task)
-            while current.commit == last.commit or (count == clicks and changed_s is None):
+            self.click(shown, item, action)
+            while current.commit == shown.commit or (count == clicks and changed_s is None):
                 current = self.rank()
                 if changed_s is None and current.ids != before.ids:
                     changed_s = self._clock() - clicked
@@ -156,6 +148,7 @@ class Shop:
                 time.sleep(_POLL_S)
             if changed_s is not None and current.place(item) <= len(before.ids) // 2:
                 break
+            shown = current = self.rank(shown=True)
         assert changed_s is not None  # noqa: S101 - the last click waits for a change
         return Visit(before, current, item, count, changed_s)
 

@@ -1,4 +1,4 @@
-"""The local stack with real servers. Trainer and ranker are small programs of the test's own."""
+"""The local stack with real servers. Joiner, trainer and ranker are small programs of the test's own."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from services.local.errors import LocalError
 from services.local.servers import start_broker, start_valkey
 from services.local.stack import LocalStack
 from services.settings import Settings
+from trainer.settings import TopicSettings
 
 FAKE_SERVICE = """
 import http.server, json, os, signal, sys
@@ -59,6 +60,10 @@ with on_stop_signals(stack.request_stop), stack:
     stack.wait()
 """
 
+TOPICS = {
+    **dict.fromkeys(("dolmen.impressions", "dolmen.actions", "dolmen.joiner-state", "dolmen.examples"), 3),
+    "dolmen.dead-letters": 1,
+}
 SECTIONS = {
     "features": [{"name": "video", "kind": "id", "source": "item.id"}],
     "tasks": [{"name": "click"}],
@@ -136,10 +141,12 @@ def test_start_ready_and_stop_leave_no_process(folder):
     with stack_on(folder) as stack:
         found = ready(folder)
         assert sorted(found) == ["bootstrap_servers", "metrics_urls", "pids", "ranker_url", "redis_url"]
-        assert sorted(found["pids"]) == ["kafka", "ranker", "redis", "trainer"]
+        assert sorted(found["pids"]) == ["joiner", "kafka", "ranker", "redis", "trainer"]
         assert all(runs(pid) for pid in found["pids"].values())
-        assert topics(found["bootstrap_servers"]) == {"dolmen.examples": 3, "dolmen.dead-letters": 1}
+        assert topics(found["bootstrap_servers"]) == TOPICS
+        of_joiner = httpx.get(found["metrics_urls"]["joiner"]).json()
         environment = httpx.get(found["metrics_urls"]["trainer"]).json()
+        assert of_joiner == {**environment, "DOLMEN_METRICS__PORT": of_joiner["DOLMEN_METRICS__PORT"]} != environment
         assert environment["DOLMEN_STORE__URL"] == found["redis_url"]
         assert environment["DOLMEN_EVENTS__ON_LOST_LOG"] == "earliest"
         with closing(redis.Redis.from_url(found["redis_url"])) as client:
@@ -149,10 +156,10 @@ def test_start_ready_and_stop_leave_no_process(folder):
         assert stack.addresses.pids == found["pids"]
     assert not any(runs(pid) for pid in found["pids"].values())
     assert ready(folder) is None
-    assert (folder / "ends").read_text() == "ranker trainer "
+    assert (folder / "ends").read_text() == "ranker trainer joiner "
 
 
-@pytest.mark.parametrize("name", ["redis", "kafka", "trainer", "ranker"])
+@pytest.mark.parametrize("name", ["redis", "kafka", "joiner", "trainer", "ranker"])
 def test_a_killed_child_comes_back_at_its_old_address(name, folder):
     said: list[str] = []
     with stack_on(folder, said) as stack:
@@ -165,7 +172,7 @@ def test_a_killed_child_comes_back_at_its_old_address(name, folder):
         after = ready(folder)
         assert {**after, "pids": None} == {**before, "pids": None}
         assert {**after["pids"], name: 0} == {**before["pids"], name: 0}
-        assert topics(after["bootstrap_servers"]) == {"dolmen.examples": 3, "dolmen.dead-letters": 1}
+        assert topics(after["bootstrap_servers"]) == TOPICS
         with closing(redis.Redis.from_url(after["redis_url"])) as client:
             assert client.get("kept") == b"1"
         stack.check()
@@ -205,16 +212,19 @@ def test_a_service_that_dies_again_and_again_before_it_is_ready_is_given_up(fold
 def test_what_is_configured_is_used_and_existing_topics_stay_as_they_are(folder, redis_url, bootstrap_servers):
     from kafka import KafkaAdminClient
 
-    names = {"examples": f"{folder.name}.examples", "dead_letters": f"{folder.name}.dead"}
+    names = {name: f"{folder.name}.{name}" for name in TopicSettings.model_fields}
     with closing(KafkaAdminClient(bootstrap_servers=bootstrap_servers)) as admin:
-        admin.create_topics({names["examples"]: {"num_partitions": 2}}, wait_for_metadata=True)
+        existing = {names["examples"]: {"num_partitions": 2}, names["actions"]: {"num_partitions": 4}}
+        admin.create_topics(existing, wait_for_metadata=True)
     events = {"bootstrap_servers": bootstrap_servers, "topics": names, "partitions": 5}
     with stack_on(folder, store={"url": redis_url}, events=events) as stack:
-        assert sorted(stack.addresses.pids) == ["ranker", "trainer"]
+        assert sorted(stack.addresses.pids) == ["joiner", "ranker", "trainer"]
         assert stack.addresses.redis_url == redis_url
         assert stack.addresses.bootstrap_servers == bootstrap_servers
         found = topics(bootstrap_servers)
-    assert (found[names["examples"]], found[names["dead_letters"]]) == (2, 1)
+    assert {name: found[topic] for name, topic in names.items()} == {
+        "impressions": 4, "actions": 4, "joiner_state": 4, "examples": 2, "dead_letters": 1
+    }  # fmt: skip
 
 
 def test_a_second_stack_on_the_same_data_directory_is_refused(folder):
@@ -246,7 +256,7 @@ def test_signals_stop_everything_in_order_however_often_they_come(number, folder
         driver.send_signal(number)
         assert driver.wait(60) == 0
     assert not any(runs(pid) for pid in pids)
-    assert (folder / "ends").read_text() == "ranker trainer "
+    assert (folder / "ends").read_text() == "ranker trainer joiner "
 
 
 def test_without_the_kernels_help_a_watcher_ends_the_child_and_itself(tmp_path):

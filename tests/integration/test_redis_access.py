@@ -24,6 +24,8 @@ from embedding_store.settings import StoreSettings
 from embedding_store.shard import Shard
 from services.doctor import check_redis
 from services.local.servers import Server
+from services.ranker.metrics import RankerMetrics
+from services.ranker.stored_features import FeatureLimits, StoredFeatures
 from tests.integration.test_owner import change, wait_for
 from tests.servers import start_redis
 from tests.shards import SEED, TABLES, ids_of, stored
@@ -123,6 +125,13 @@ def test_trainer_store_commands_and_ranker_need_no_more_than_is_documented(serve
     owner.commit(change(shard, 12))
     wait_for(lambda: replica.snapshot is not None and replica.snapshot.id == owner.head, "following")
     replica.stop()
+    features = StoredFeatures(connect(reader), reader.prefix, FeatureLimits(fresh_s=0.0), RankerMetrics())
+    features.put("items", "é", {"genre": "x"})
+    features.put("items", "7", {"genre": "y"})
+    features.put("items", "7", {})
+    assert features.complete_lists([{"user": {}, "items": [{"id": 7}, {"id": "é"}]}]) == [
+        {"user": {}, "items": [{"id": 7}, {"genre": "x", "id": "é"}]}
+    ]
 
     assert all(check.status != "fail" for check in check_redis(settings))
     assert all(check.status != "fail" for check in check_redis(reader))
@@ -138,7 +147,7 @@ def test_trainer_store_commands_and_ranker_need_no_more_than_is_documented(serve
         one.client.close()
 
 
-def test_a_ranker_can_change_nothing_but_its_lease(server, certificates):
+def test_a_ranker_can_change_nothing_but_its_lease_and_the_stored_features(server, certificates):
     settings = settings_of(server, certificates, "dolmen")
     owner = Owner(settings)
     owner.open()

@@ -20,6 +20,7 @@ from kafka import KafkaConsumer, TopicPartition
 from services.datasets.reader import open_dataset
 from services.local.ready import Addresses, write_ready
 from services.local.servers import start_broker
+from services.replay.behaviour import Behaviour, Stream
 from services.replay.errors import ReplayError
 from services.replay.gauges import GaugeReader
 from services.replay.message import Message, encode
@@ -141,6 +142,24 @@ def test_a_file_is_streamed_as_it_is_to_the_stack_that_ready_json_names(
     assert done.returncode == 0, done.stderr
     assert f"sent 21 examples in {len(lines)} messages" in done.stdout
     assert [record.value for record in consume(bootstrap_servers, topic, len(lines))] == lines
+
+
+def test_a_data_set_is_streamed_as_impressions_and_actions(
+    bootstrap_servers: str, topic: str, stack_dir: Path, environment: dict[str, str]
+) -> None:
+    names = {"IMPRESSIONS": f"{topic}.i", "ACTIONS": f"{topic}.a"}
+    environment |= {f"DOLMEN_EVENTS__TOPICS__{name}": value for name, value in names.items()}
+    options = ("--dataset", "kuairand", "--topic", "events", "--limit", "300", "--lost", "0.1", "--seed", "5")
+    done = subprocess.run(command(*options, cwd=stack_dir), env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    how = Behaviour(seed=5, lost=0.1)
+    expected = Stream(open_dataset("kuairand", 300).messages(), "kuairand", names["IMPRESSIONS"], names["ACTIONS"], how)
+    messages = list(expected)
+    for name in names.values():
+        wanted = [(m.key, m.value) for m in messages if m.topic == name]
+        assert [(r.key, r.value) for r in consume(bootstrap_servers, name, len(wanted))] == wanted
+    assert f"{expected.counts.lost} lost" in done.stdout
+    assert "impressions, " in done.stdout
 
 
 def test_ctrl_c_ends_a_replay_cleanly_with_its_summary(

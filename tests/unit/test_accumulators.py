@@ -100,7 +100,8 @@ class Recount:
                     self.sightings[t, key] = self.sightings.get((t, key), 0) + 1
                     if self.sightings[t, key] < table.admit_after:
                         continue
-                    self.lives[t, key] = Life(last_seen=event[0])
+                    oldest_ms = self.clock_ms - (table.expire_after or self.clock_ms)
+                    self.lives[t, key] = Life(last_seen=max(event[0], oldest_ms))
                 life = self.lives[t, key]
                 life.events.append(event)
                 life.last_seen = max(life.last_seen, event[0])

@@ -9,6 +9,7 @@ import orjson
 import pytest
 import yaml
 
+from services.events import check_action, check_impression
 from trainer.errors import BadRecord
 from trainer.example import check_example, parse_example
 from trainer.settings import TopicSettings
@@ -64,6 +65,30 @@ def test_what_is_required_of_an_item_is_asked_for_by_name(field: str):
     del message["items"][1][field]
     with pytest.raises(BadRecord, match=rf"`items\[1\].{field}` is missing"):
         check_example(message, ["click"])
+
+
+CHECKS = {"impression": check_impression, "action": check_action}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_shown_lists_and_actions_are_checked_as_described(name: str):
+    fullest, smallest = (example["payload"] for example in MESSAGES[name]["examples"])
+    required = DOCUMENT["components"]["schemas"][name]["required"]
+    CHECKS[name](fullest)
+    CHECKS[name](smallest)
+    assert set(smallest) == set(required)
+    for field in required:
+        with pytest.raises(BadRecord, match=f"`{field}` is missing"):
+            CHECKS[name]({key: value for key, value in fullest.items() if key != field})
+
+
+def test_a_shown_item_is_checked_as_described():
+    shown = DOCUMENT["components"]["schemas"]["shownItem"]
+    fullest, smallest = (example["payload"] for example in MESSAGES["impression"]["examples"])
+    assert set(smallest["items"][0]) == set(shown["required"])
+    for field in [name for name, allowed in shown["properties"].items() if allowed is False]:
+        with pytest.raises(BadRecord, match=rf"`items\[0\].{field}` cannot be known"):
+            check_impression({**fullest, "items": [{"id": 1, field: {}}]})
 
 
 def test_everything_else_may_be_left_out():

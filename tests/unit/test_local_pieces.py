@@ -114,16 +114,25 @@ def test_services_are_started_without_the_working_directory_on_their_path(tmp_pa
 
 def test_services_learn_addresses_from_their_environment(tmp_path):
     layout = lay_out(settings(ranker={"port": 0}), tmp_path, dolmen_command(None, tmp_path), lock_fd=0)
-    environment = layout.services[0].environment
-    assert environment["DOLMEN_STORE__URL"] == layout.addresses.redis_url
-    assert environment["DOLMEN_EVENTS__BOOTSTRAP_SERVERS"] == layout.addresses.bootstrap_servers
-    assert environment["DOLMEN_EVENTS__ON_LOST_LOG"] == "earliest"
-    assert layout.addresses.ranker_url == f"http://127.0.0.1:{environment['DOLMEN_RANKER__PORT']}"
-    trainer_metrics = f"http://127.0.0.1:{environment['DOLMEN_METRICS__PORT']}/metrics"
+    environments = {spec.name: spec.environment for spec in layout.services}
+    for environment in environments.values():
+        assert environment["DOLMEN_STORE__URL"] == layout.addresses.redis_url
+        assert environment["DOLMEN_EVENTS__BOOTSTRAP_SERVERS"] == layout.addresses.bootstrap_servers
+        assert environment["DOLMEN_EVENTS__ON_LOST_LOG"] == "earliest"
+    assert layout.addresses.ranker_url == f"http://127.0.0.1:{environments['ranker']['DOLMEN_RANKER__PORT']}"
+    ports = {name: environments[name]["DOLMEN_METRICS__PORT"] for name in ("joiner", "trainer")}
+    assert ports["joiner"] != ports["trainer"]
     assert layout.addresses.metrics_urls == {
-        "trainer": trainer_metrics,
+        **{name: f"http://127.0.0.1:{port}/metrics" for name, port in ports.items()},
         "ranker": f"{layout.addresses.ranker_url}/metrics",
     }
+
+
+def test_a_configured_metrics_port_is_the_trainers(tmp_path):
+    port = free_port()
+    sections = {"ranker": {"port": 0}, "metrics": {"port": port}}
+    layout = lay_out(settings(**sections), tmp_path, dolmen_command(None, tmp_path), lock_fd=0)
+    assert layout.addresses.metrics_urls["trainer"] == f"http://127.0.0.1:{port}/metrics"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +147,7 @@ def test_what_has_a_url_is_not_started(tmp_path):
     sections = {"store": {"url": "redis://r:1/0"}, "events": {"bootstrap_servers": "k:2"}, "ranker": {"port": 0}}
     layout = lay_out(settings(**sections), tmp_path, dolmen_command(None, tmp_path), lock_fd=0)
     assert layout.servers == ()
-    assert [spec.name for spec in layout.services] == ["trainer", "ranker"]
+    assert [spec.name for spec in layout.services] == ["joiner", "trainer", "ranker"]
     assert (layout.addresses.redis_url, layout.addresses.bootstrap_servers) == ("redis://r:1/0", "k:2")
 
 

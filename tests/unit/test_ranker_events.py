@@ -64,16 +64,56 @@ def test_nothing_valid_is_a_problem_that_lists_every_fault(world: World) -> None
     assert not world.sink.messages
 
 
-def test_impressions_and_actions_are_rejected_one_by_one(world: World) -> None:
-    status, answer = post(world, impressions=[{}, {}], actions=[{}], examples=[example("ann", ("a", 1))])
-    assert (status, answer["accepted"]) == (202, 1)
-    assert [(r["list"], r["index"]) for r in answer["rejected"]] == [
-        ("impressions", 0),
-        ("impressions", 1),
-        ("actions", 0),
+def impression(request_id: str, *items: Any, **changes: Any) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "ts": NOW_MS,
+        "user": {"id": "ann"},
+        "items": [{"id": i} for i in items],
+    } | changes
+
+
+def action(request_id: str, item_id: Any, **changes: Any) -> dict[str, Any]:
+    return {"request_id": request_id, "ts": NOW_MS, "item_id": item_id, "action": "click"} | changes
+
+
+def test_impressions_and_actions_reach_their_topics_keyed_by_request(world: World) -> None:
+    shown, done, labelled = impression("r1", "a", 7), action("r1", 7, value=2.5), example("ann", ("a", 1))
+    assert post(world, examples=[labelled], actions=[done], impressions=[shown])[1] == {"accepted": 3, "rejected": []}
+    assert [(m.topic, m.key, orjson.loads(m.value)) for m in world.sink.messages] == [
+        ("dolmen.impressions", b"r1", shown),
+        ("dolmen.actions", b"r1", done),
+        ("dolmen.examples", b"ann", labelled),
     ]
-    assert all("not accepted" in r["detail"] for r in answer["rejected"])
-    assert post(world, actions=[{}])[0] == 422
+
+
+def test_each_faulty_impression_and_action_is_answered_in_its_list(world: World) -> None:
+    faulty = {
+        "impressions": [
+            impression("r1", "a"),
+            impression("", "a"),
+            impression("r2", "a", "a"),
+            impression("r3", "a", user={"id": 1.5}),
+            impression("r4", "a", context={"device": 0.5}),
+            impression("r5", "a", items=[{"id": "a"}, {"id": "b", "seconds": "long"}]),
+            impression("r6", "a", ts=NOW_MS + 3_600_001),
+        ],
+        "actions": [7, action("r1", "a"), action("r1", "a", action=None), action("r1", None)],
+    }
+    status, answer = post(world, **faulty)
+    assert (status, answer["accepted"]) == (202, 2)
+    assert [(r["list"], r["index"], r["detail"].split(" ")[0].rstrip(":")) for r in answer["rejected"]] == [
+        ("impressions", 1, "`request_id`"),
+        ("impressions", 2, "`items[1].id`"),
+        ("impressions", 3, "`user.id`"),
+        ("impressions", 4, "`context.device`"),
+        ("impressions", 5, "`items[1].seconds`"),
+        ("impressions", 6, "`ts`"),
+        ("actions", 0, "the"),
+        ("actions", 2, "`action`"),
+        ("actions", 3, "`item_id`"),
+    ]
+    assert [m.key for m in world.sink.messages] == [b"r1", b"r1"]
 
 
 @pytest.mark.parametrize("lists", [{}, {"examples": []}, {"examples": [1] * 600, "actions": [1] * 401}, {"other": [1]}])

@@ -60,6 +60,8 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"user": {}, "candidates": [1], "k": True}, "k"),
         ({"user": {}, "candidates": [1], "k": None}, "k"),
         ({"user": {}, "candidates": [1], "log_impression": 1}, "log_impression"),
+        ({"user": {}, "candidates": [1], "std": "yes"}, "std"),
+        ({"user": {}, "candidates": [1], "std": True}, "std"),
     ],
 )
 def test_a_bad_field_is_named(world: World, body: dict[str, Any], field: str) -> None:
@@ -121,6 +123,7 @@ def test_before_the_first_bootstrap_everything_that_needs_a_model_asks_to_retry(
     answers = [
         world.post("/v1/rank", {"user": {}, "candidates": [1]}),
         world.post("/v1/events", {"examples": [example("ann", ("a", 1))]}),
+        world.put("/v1/items/1", {"genre": "x"}),
         world.get("/v1/model"),
         world.get("/readyz"),
     ]
@@ -225,6 +228,9 @@ def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
 
 def test_the_interface_is_described(world: World) -> None:
     paths = world.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/rank", "/v1/explain", "/v1/events", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    assert set(paths) == {
+        *("/v1/rank", "/v1/explain", "/v1/events", "/v1/users/{id}", "/v1/items/{id}", "/v1/model"),
+        *("/healthz", "/readyz", "/metrics"),
+    }
     assert "202" in paths["/v1/events"]["post"]["responses"]
     assert world.get("/docs").status_code == 200

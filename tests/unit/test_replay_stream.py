@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from services.cli.replay import register
-from services.replay.display import ReplayDisplay, summary
+from services.replay.display import ReplayDisplay, gauge_texts, summary
 from services.replay.errors import ReplayError
 from services.replay.gauges import GaugeReader, Gauges, quantile, read_gauges
 from services.replay.message import Message, encode, encode_lines
@@ -195,6 +195,12 @@ dolmen_store_rows{table="video"} 20
 dolmen_consumer_lag{topic="dolmen.examples",partition="0"} 3
 dolmen_consumer_lag{topic="dolmen.examples",partition="1"} 4
 """
+JOINER = """\
+# TYPE dolmen_consumer_lag gauge
+dolmen_consumer_lag{topic="dolmen.actions",partition="0"} 5
+# TYPE dolmen_joiner_pending gauge
+dolmen_joiner_pending 1200
+"""
 RANKER = """\
 # TYPE dolmen_freshness_seconds histogram
 dolmen_freshness_seconds_bucket{le="0.1"} 0
@@ -211,6 +217,10 @@ def test_live_numbers_come_from_all_endpoints() -> None:
     assert gauges.online_auc == {"click": 0.7213}
     assert (gauges.examples, gauges.rows, gauges.consumer_lag) == (94_784, 120, 7)
     assert gauges.freshness_p50_s() == pytest.approx(0.2)
+    assert gauges.pending is None
+    both = read_gauges([TRAINER, JOINER])
+    assert (both.consumer_lag, both.pending) == (12, 1200)
+    assert gauge_texts(both)[-2:] == ["1,200 lists wait", "lag 12"]
     assert read_gauges([]) == Gauges()
 
 
@@ -272,7 +282,8 @@ def command() -> Iterator[typer.Typer]:
     [
         ([], "one of --dataset and --file"),
         (["--dataset", "netflix"], "kuairand"),
-        (["--dataset", "kuairand", "--topic", "events"], "examples"),
+        (["--dataset", "kuairand", "--topic", "events", "--lost", "2"], "--lost"),
+        (["--dataset", "kuairand", "--topic", "events", "--delay", "soon"], "250ms"),
         (["--dataset", "kuairand", "--topic", "nonsense"], "examples"),
         (["--dataset", "kuairand", "--rate", "quick"], "x60"),
         (["--dataset", "kuairand", "--limit", "0"], "--limit"),

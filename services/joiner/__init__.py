@@ -1,0 +1,1 @@
+"""The service that joins impressions with actions into examples."""

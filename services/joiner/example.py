@@ -1,0 +1,113 @@
+"""From an impression and what came of it to the message that the trainer learns from."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from services.events import id_text
+from services.joiner.entry import Entry
+from services.joiner.rules import Outcome, Rules, Task, is_kept
+
+Output = tuple[bytes, bytes]
+"""Key and value of an example's message."""
+
+_EMPTY: dict[str, Any] = {}
+
+
+def closing_example(request: str, entry: Entry, rules: Rules) -> Output | None:
+    """What leaves when an impression's next window closes; None if nothing is left to tell.
+
+    Args:
+        request: Its request id.
+        entry: What came of it; `stage` tells which window closes.
+        rules: Those of the impression.
+    """
+    window = rules.stages[entry.stage]
+    tasks = [task for task in rules.tasks if task.window_ms == window]
+    outcomes = [outcome for outcome in rules.outcomes if rules.stage_of(outcome.window_ms) == entry.stage]
+    message = orjson.loads(entry.value)
+    items: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
+    label_ts = 0
+    for item in message["items"]:
+        name = id_text(item["id"])
+        mark = entry.marks.get(name, _EMPTY)
+        times = mark.get("tasks", _EMPTY)
+        labels = {}
+        for task in tasks:
+            if task.name not in times:
+                if is_kept(request, name, task):
+                    labels[task.name] = 0
+            elif not rules.eager:
+                labels[task.name] = 1
+                label_ts = max(label_ts, times[task.name])
+        numbers = _outcomes(mark, outcomes, rules.eager, tasks)
+        if labels:
+            items.append(_labelled(item, labels, tasks, numbers))
+        known = {t.name: 1 for t in rules.tasks if t.name in times and (rules.eager or t.window_ms < window)}
+        if known:
+            told.append(
+                {"id": item["id"], "labels": known, **({"outcomes": numbers} if numbers and not labels else {})}
+            )
+    if not items:
+        return None
+    return _message(message, items, label_ts or None, told)
+
+
+def positive_example(
+    entry: Entry, item_name: str, tasks: Sequence[Task], outcomes: Sequence[tuple[Outcome, float]], ts: int,
+    correction_weight: float | None = None,
+) -> Output:  # fmt: skip
+    """What leaves as soon as an action makes labels 1.
+
+    Args:
+        entry: The impression and what came of it.
+        item_name: The item's id as text.
+        tasks: Whose labels they are.
+        outcomes: What the same action brought.
+        ts: The action's time.
+        correction_weight: Of a correction: the labels' window had closed.
+    """
+    message = orjson.loads(entry.value)
+    item = next(item for item in message["items"] if id_text(item["id"]) == item_name)
+    labelled = _labelled(item, {task.name: 1 for task in tasks}, tasks, {o.name: value for o, value in outcomes})
+    if correction_weight is not None:
+        labelled |= {"correction": True, "weight": correction_weight}
+    return _message(message, [labelled], ts, [])
+
+
+def item_names(value: bytes) -> set[str]:
+    """The ids in an impression's message, as text."""
+    return {id_text(item["id"]) for item in orjson.loads(value)["items"]}
+
+
+def _outcomes(mark: dict[str, Any], outcomes: Iterable[Outcome], eager: bool, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Numbers that leave now; with `eager`, not those of an action whose label left with them."""
+    found, times = mark.get("outcomes", _EMPTY), mark.get("tasks", _EMPTY)
+    gone = {task.action for task in tasks if task.name in times} if eager else set()
+    return {o.name: found[o.name][1] for o in outcomes if o.name in found and o.action not in gone}
+
+
+def _labelled(
+    item: dict[str, Any], labels: dict[str, int], tasks: Iterable[Task], outcomes: dict[str, Any]
+) -> dict[str, Any]:
+    sampled = {task.name: task.keep for task in tasks if task.keep < 1.0 and task.name in labels}
+    more: dict[str, Any] = {"labels": labels}
+    if outcomes:
+        more["outcomes"] = outcomes
+    if sampled:
+        more["sampled"] = sampled
+    return item | more
+
+
+def _message(
+    impression: dict[str, Any], items: list[dict[str, Any]], label_ts: int | None, told: list[dict[str, Any]]
+) -> Output:
+    message = {**impression, "items": items}
+    if label_ts is not None:
+        message["label_ts"] = label_ts
+    if told:
+        message["told"] = told
+    user = message["user"].get("id", impression["request_id"])
+    return str(user).encode("utf-8", "surrogatepass"), orjson.dumps(message)
