@@ -135,21 +135,21 @@ class BoundedShard(Shard):
     def depart(self, rows: NDArray[np.int64]) -> None:
         """Lets some of the rows that :meth:`evictable` gave go: int64[n]."""
         self._departed.pass_mark(self._stored.folded())
-        headers = self.rows.headers[rows]
-        for t in np.unique(headers["table"]).tolist():
-            some = headers[headers["table"] == t]
-            if self._is_stale(t, some).any():
+        headers, tables = self.rows.headers, self.rows.headers["table"][rows]
+        for t in np.unique(tables).tolist():
+            some = rows[tables == t]
+            if self._is_stale(t, headers["count"][some], headers["layout"][some]).any():
                 self._stale_away = self._stale_left = True
-            ids = some["id"].astype(np.int64)
+            ids = headers["id"][some].astype(np.int64)
             self.remove(t, ids)
             self._departed.add(t, ids)
             self.evicted[t] += ids.size
 
-    def _is_stale(self, table: int, rows: NDArray[np.void]) -> NDArray[np.bool_]:
-        """Which of some headers or entries the present plan has otherwise: bool[n]."""
+    def _is_stale(self, table: int, counts: NDArray[np.uint32], layouts: NDArray[np.uint16]) -> NDArray[np.bool_]:
+        """Which rows of so many sightings, in these layouts, the present plan has otherwise: bool[n]."""
         first, last = self._layouts.starts[table : table + 2]
-        block = first + np.searchsorted(self._layouts.bounds[first:last], rows["count"], side="right") - 1
-        return np.asarray(self._layouts.blocks[block] != rows["layout"])
+        block = first + np.searchsorted(self._layouts.bounds[first:last], counts, side="right") - 1
+        return np.asarray(self._layouts.blocks[block] != layouts)
 
     # Coming back
 
@@ -248,7 +248,7 @@ class BoundedShard(Shard):
             self._touched.expired[table] += ids.size
             entries = entries[~expired]
         self._departed.note(table, entries["id"].astype(np.int64))
-        stale = self._is_stale(table, entries)
+        stale = self._is_stale(table, entries["count"], entries["layout"])
         if stale.any():
             self._take_back(table, Block(self.tables[table].name, entries[stale]))
 
