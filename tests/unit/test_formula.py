@@ -79,7 +79,7 @@ def test_a_name_with_a_dot_may_stand_in_a_formula_and_the_tasks_come_in_their_or
     ],
 )
 def test_a_fault_is_named(text, fault):
-    with pytest.raises(ValueError, match=".*") as error:
+    with pytest.raises(ValueError, match=r".*") as error:
         Formula(text, TASKS)
     assert fault in str(error.value)
 
