@@ -233,7 +233,7 @@ class ModelSettings(Section):
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam's, of the dense weights")
     score: str | None = Field(
         default=None,
-        description='the ranking score: a task, or "0.7*click + 0.3*long_view" and the like; default: the first task',
+        description='the ranking score: a task, or a formula like "0.7*click + 0.3*long_view"; default: the first',
     )
 
     @field_validator("hidden", "attention_hidden")

@@ -1,6 +1,7 @@
 """The formula of the ranking score: its values against plain Python, and its faults."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -79,9 +80,8 @@ def test_a_name_with_a_dot_may_stand_in_a_formula_and_the_tasks_come_in_their_or
     ],
 )
 def test_a_fault_is_named(text, fault):
-    with pytest.raises(ValueError, match=r".*") as error:
+    with pytest.raises(ValueError, match=re.escape(fault)):
         Formula(text, TASKS)
-    assert fault in str(error.value)
 
 
 def test_the_longest_formula_stays_finite():
