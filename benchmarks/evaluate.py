@@ -1,132 +1,87 @@
-"""``dolmen evaluate`` on KuaiRand, River's logistic regression and a torch DeepFM on a hashed table, in one run."""
+"""``dolmen evaluate`` on KuaiRand: the speed of the shipped configuration, and what each part of it brings."""
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-import xxhash
-from sklearn.metrics import roc_auc_score
-
 from services.datasets.reader import open_dataset
-from services.settings import load_settings
-from trainer.batch import Batch
+from services.settings import Settings, load_settings
+from trainer.definition import Definition, define
 from trainer.evaluation import evaluate
 from trainer.features import Featurizer
 
 REPEATS = 3
-HASHED_ROWS = 1 << 17
+BATCHES = (16, 32, 64, 128, 256, 1024)
 
 
-def dolmen(batch_size: int) -> dict[str, Any]:
-    definition = load_settings(dataset="kuairand").definition()
+def measure(definition: Definition, batch_size: int, repeats: int = REPEATS) -> dict[str, Any]:
+    """The figures of one pass; of several, those of the fastest."""
     sources = Featurizer(definition).sources
+    tasks = [task.name for task in definition.tasks]
     best: dict[str, Any] = {}
-    for _ in range(REPEATS):
-        data = open_dataset("kuairand").columns_with_truth(sources, [t.name for t in definition.tasks])
+    for _ in range(repeats):
+        data = open_dataset("kuairand").columns_with_truth(sources, tasks)
         report = evaluate(definition, data, batch_size).report()
         if not best or report["seconds"] < best["seconds"]:
             best = report
+    click = best["tasks"]["click"]
     return {
-        "learner": f"Dolmen, batch {batch_size}",
         "examples_per_second": best["examples_per_second"],
-        "auc": best["tasks"]["click"]["auc"],
-        "auc_second_half": best["tasks"]["click"]["auc_second_half"],
+        "auc": click["auc"],
+        "auc_second_half": click["auc_second_half"],
+        "calibration": click["calibration"],
     }
-
-
-def _batches(size: int) -> list[Batch]:
-    definition = load_settings(dataset="kuairand").definition()
-    featurizer = Featurizer(definition)
-    parts = [featurizer.featurize(c) for c in open_dataset("kuairand").columns(featurizer.sources, ["click"])]
-    return Batch.join(parts).cuts(size)
-
-
-def _row(name: str, seconds: float, labels: list[float], scores: list[float]) -> dict[str, Any]:
-    half = len(labels) // 2
-    return {
-        "learner": name,
-        "examples_per_second": len(labels) / seconds,
-        "auc": float(roc_auc_score(np.array(labels) > 0.5, scores)),
-        "auc_second_half": float(roc_auc_score(np.array(labels[half:]) > 0.5, scores[half:])),
-    }
-
-
-def river_logistic() -> dict[str, Any]:
-    """River's logistic regression, per-example Adagrad, the same fields; a list is scored before it is learned."""
-    from river import linear_model, optim
-
-    lists = []
-    for batch in _batches(1):
-        fields = (batch.occurrences.offsets.size - 1) // len(batch)
-        ids = batch.occurrences.ids.reshape(len(batch), fields).tolist()
-        lists.append(
-            [
-                ({(f, i): 1.0 for f, i in enumerate(row)}, float(y))
-                for row, y in zip(ids, batch.labels[:, 0], strict=True)
-            ]
-        )
-    model = linear_model.LogisticRegression(optim.AdaGrad(0.05), l2=0.0, intercept_lr=0.01)
-    labels, scores = [], []
-    start = time.perf_counter()
-    for rows in lists:
-        for x, y in rows:
-            scores.append(model.predict_proba_one(x)[True])
-            labels.append(y)
-        for x, y in rows:
-            model.learn_one(x, bool(y))
-    return _row("River, logistic regression", time.perf_counter() - start, labels, scores)
-
-
-def torch_hashed(batch_size: int = 256) -> dict[str, Any]:
-    """What a stranger writes first: DeepFM over one hashed table with torch's sparse Adagrad and averaged gradients."""
-    torch.manual_seed(1)
-    batches = []
-    for batch in _batches(batch_size):
-        fields = (batch.occurrences.offsets.size - 1) // len(batch)
-        ids = batch.occurrences.ids.reshape(len(batch), fields)
-        salt = np.array([xxhash.xxh3_64_intdigest(str(f).encode()) for f in range(fields)], dtype=np.uint64).astype(
-            np.int64
-        )
-        batches.append((torch.from_numpy((ids ^ salt) % HASHED_ROWS), torch.from_numpy(batch.labels[:, 0].copy())))
-    table = torch.nn.Embedding(HASHED_ROWS, 9, sparse=True)
-    torch.nn.init.normal_(table.weight, std=0.01)
-    network = torch.nn.Sequential(torch.nn.Linear(fields * 8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
-    sparse, dense = torch.optim.Adagrad(table.parameters(), lr=0.05), torch.optim.Adam(network.parameters(), lr=1e-3)
-    labels, scores = [], []
-    start = time.perf_counter()
-    for ids, y in batches:
-        rows = table(ids)
-        vectors = rows[:, :, 1:]
-        pairs = 0.5 * (vectors.sum(1).square() - vectors.square().sum(1)).sum(1)
-        logits = rows[:, :, 0].sum(1) + pairs + network(vectors.flatten(1))[:, 0]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y)
-        sparse.zero_grad()
-        dense.zero_grad()
-        loss.backward()
-        sparse.step()
-        dense.step()
-        labels += y.tolist()
-        scores += logits.detach().tolist()
-    return _row(f"torch DeepFM, hashed table, batch {batch_size}", time.perf_counter() - start, labels, scores)
 
 
 def run() -> list[dict[str, Any]]:
-    """Every learner in turn; the ratio is to River's speed in this run."""
-    torch.set_num_threads(1)
-    makers: list[Callable[[], dict[str, Any]]] = [
-        lambda: dolmen(64),
-        lambda: dolmen(1024),
-        river_logistic,
-        torch_hashed,
-    ]
-    rows = [make() for make in makers]
-    river = next(row["examples_per_second"] for row in rows if row["learner"].startswith("River"))
-    return [{**row, "ratio": row["examples_per_second"] / river} for row in rows]
+    """The shipped configuration by batches of several sizes; the ratio is to batches of 64."""
+    definition = load_settings(dataset="kuairand").definition()
+    rows = [{"learner": f"batch {size}", **measure(definition, size)} for size in BATCHES]
+    usual = next(row["examples_per_second"] for row in rows if row["learner"] == "batch 64")
+    return [{**row, "ratio": row["examples_per_second"] / usual} for row in rows]
+
+
+def _without_statistics(settings: Settings) -> dict[str, Any]:
+    names = {statistic.name for statistic in settings.statistics}
+    return {"statistics": (), "features": tuple(f for f in settings.features if not names & set(f.inputs))}
+
+
+def _without_crosses(settings: Settings) -> dict[str, Any]:
+    return {"features": tuple(f for f in settings.features if f.kind != "cross")}
+
+
+def _model(**changes: Any) -> Callable[[Settings], dict[str, Any]]:
+    return lambda settings: {"model": settings.model.model_copy(update=changes)}
+
+
+_DEEP = {"name": "deepfm", "wide": None, "learning_rate": 1e-3}
+VARIANTS: dict[str, list[Callable[[Settings], dict[str, Any]]]] = {
+    "as shipped": [],
+    "without hidden layer": [_model(hidden=())],
+    "without statistics": [_without_statistics],
+    "without crosses": [_without_crosses],
+    "DeepFM beside the Gaussian weights": [_model(name="deepfm", learning_rate=1e-3)],
+    "DeepFM alone, linear weights by Adagrad": [_model(**_DEEP)],
+    "the same without statistics": [_model(**_DEEP), _without_statistics],
+}
+
+
+def ablation() -> list[dict[str, Any]]:
+    """The shipped configuration with one thing or another left out, by batches of 64."""
+    settings = load_settings(dataset="kuairand")
+    rows = []
+    for name, changes in VARIANTS.items():
+        changed = settings
+        for change in changes:
+            changed = changed.model_copy(update=change(changed))
+        definition = define(
+            changed.tables, changed.features, changed.tasks, changed.model, changed.trainer.seed, changed.admission,
+            changed.statistics,
+        )  # fmt: skip
+        rows.append({"learner": name, **measure(definition, 64, 1)})
+    return rows
 
 
 if __name__ == "__main__":
-    for line in run():
+    for line in [*run(), *ablation()]:
         print(json.dumps(line))

@@ -37,15 +37,19 @@ def machine(load: float) -> str:
 
 
 def learning() -> str:
-    rows = [
-        [
-            r["learner"],
-            f"{r['examples_per_second']:,.0f}",
-            *(f"{r[key]:.4f}" for key in ("ratio", "auc", "auc_second_half")),
-        ]
+    figures = ("auc", "auc_second_half", "calibration")
+    speed = [
+        [r["learner"], f"{r['examples_per_second']:,.0f}", f"{r['ratio']:.2f}", *(f"{r[key]:.4f}" for key in figures)]
         for r in evaluate.run()
     ]
-    return table(["learner", "examples/s", "to River", "AUC", "AUC, second half"], rows)
+    parts = [[r["learner"], *(f"{r[key]:.4f}" for key in figures)] for r in evaluate.ablation()]
+    heads = ["AUC", "AUC, second half", "calibration"]
+    return "\n\n".join(
+        [
+            table(["shipped configuration", "examples/s", "to batches of 64", *heads], speed),
+            table(["configuration", *heads], parts),
+        ]
+    )
 
 
 def whole_stack() -> str:

@@ -97,6 +97,7 @@ def learn(
     fields: Fields,
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
+    shifts: NDArray[np.float32],
     bias: NDArray[np.float64],
     linear: int,
 ) -> None:
@@ -115,6 +116,7 @@ def learn(
         fields: Of the batch.
         labels: float32[B, T], NaN where absent.
         weights: float32[B]; a weight of 2 teaches about what two examples do.
+        shifts: float32[B, T], what lies in the log odds of an example besides the score, such as that of a sample.
         bias: float64[T, 2], moved along.
         linear: L, how many fields add to the score; the others come behind them.
     """
@@ -125,7 +127,7 @@ def learn(
             if np.isnan(label) or weights[b] == 0:
                 continue
             bias[t, 1] += BIAS_DRIFT
-            m, s = bias[t, 0], NOISE + bias[t, 1]
+            m, s = bias[t, 0] + np.float64(shifts[b, t]), NOISE + bias[t, 1]
             for f in range(linear):
                 first, last = offsets[b * count + f], offsets[b * count + f + 1]
                 share = 1.0 / (last - first) if fields.means[f] else 1.0

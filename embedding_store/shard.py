@@ -182,13 +182,14 @@ class Shard(RowSet):
         fields: Fields,
         labels: NDArray[np.float32],
         weights: NDArray[np.float32],
+        shifts: NDArray[np.float32],
         bias: NDArray[np.float64],
         linear: int,
     ) -> None:
         """Moves every weight that a batch touched, example by example; arguments as :func:`gaussian.learn` has them."""
         gaussian.learn(
             self.rows.arrays, self._table_arrays, scored, updated, batch.missing, batch.offsets, fields, labels,
-            weights, bias, linear,
+            weights, shifts, bias, linear,
         )  # fmt: skip
 
     def _reserve_dirty(self, more: int) -> None:

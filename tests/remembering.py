@@ -56,7 +56,9 @@ def see_and_remember(
     first = occurrences([example[:1] for example in examples])
     own = shard.lookup(first, sure)
     bias = np.tile([0.0, 1.0], (2, 1))
-    shard.learn_gaussian(first, own, own, sure, labels, np.ones(count, dtype=np.float32), bias, 1)
+    shard.learn_gaussian(
+        first, own, own, sure, labels, np.ones(count, dtype=np.float32), np.zeros_like(labels), bias, 1
+    )
     some.update(ids, missing, found, times, origins, inputs)
     items = (gradients[:, 0, 0] * 1e18).astype(np.int64)
     past.push(ids[:, 0].copy(), missing[:, 0].copy(), times, origins, items, labels[:, 0])

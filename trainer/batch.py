@@ -24,6 +24,9 @@ class Batch:
         keys: int64[B, S], ids that statistics and sequences go by.
         key_missing: bool[B, S].
         targets: float64[B, O], labels and outcomes that they take in; NaN where absent.
+        offsets: float32[B, T], -log(rate) where a task's negatives were sampled at that rate, else 0. The log odds of
+            the sample are so much higher than those of the stream, so the loss is that of logit + offset.
+        corrections: bool[B], late labels of an item that was seen before.
         slices: int64[B, S], ids of the values by which quality is told apart; [0, 0] where nobody asked.
     """
 
@@ -37,6 +40,8 @@ class Batch:
     keys: NDArray[np.int64]
     key_missing: NDArray[np.bool_]
     targets: NDArray[np.float64]
+    offsets: NDArray[np.float32]
+    corrections: NDArray[np.bool_]
     slices: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
 
     def __len__(self) -> int:
@@ -62,6 +67,8 @@ class Batch:
             self.keys[a:b],
             self.key_missing[a:b],
             self.targets[a:b],
+            self.offsets[a:b],
+            self.corrections[a:b],
             self.slices[a:b],
         )
 
@@ -97,5 +104,7 @@ class Batch:
             np.concatenate([part.keys for part in parts]),
             np.concatenate([part.key_missing for part in parts]),
             np.concatenate([part.targets for part in parts]),
+            np.concatenate([part.offsets for part in parts]),
+            np.concatenate([part.corrections for part in parts]),
             np.concatenate([part.slices for part in parts]),
         )

@@ -8,6 +8,7 @@ import xxhash
 
 from embedding_store import accumulators, sequences
 from embedding_store.settings import Accumulator, AdmissionSettings, Section, TableSettings
+from trainer.formula import Formula
 from trainer.settings import FeatureSettings, ModelSettings, StatisticSettings, TaskSettings
 
 _ADMISSION = AdmissionSettings()
@@ -135,8 +136,11 @@ def define(
         faults.append("features: at least one is needed")
     if not tasks:
         faults.append("tasks: at least one is needed")
-    if model.score is not None and model.score not in [t.name for t in tasks]:
-        faults.append(f"model.score: there is no task {model.score!r}")
+    if model.score is not None:
+        try:
+            Formula(model.score, [t.name for t in tasks])
+        except ValueError as error:
+            faults.append(f"model.score: {error}")
     complete, more = _tables(tables, features, statistics, model, len(tasks))
     faults += more
     if faults:

@@ -64,6 +64,8 @@ class Columns:
         labels: float32[B, T] in the order of the definition's tasks; NaN where a label is absent. Zero columns wide
             when ranking.
         weights: float32[B].
+        offsets: float32[B, T], -log(rate) where a task's negatives were sampled at that rate, else 0; None: nowhere.
+        corrections: bool[B], late labels of an item that was seen before; None: nowhere.
     """
 
     sizes: NDArray[np.int64]
@@ -71,6 +73,8 @@ class Columns:
     values: Mapping[str, Column]
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
+    offsets: NDArray[np.float32] | None = None
+    corrections: NDArray[np.bool_] | None = None
 
 
 def column_of(columns: Columns, source: str) -> Column:
@@ -145,6 +149,22 @@ def _check_item(item: Any, index: int, tasks: Sequence[str]) -> None:
     weight = item.get("weight", 1.0)
     if type(weight) not in (int, float) or not (weight >= 0 and math.isfinite(weight)):
         raise BadRecord("schema", f"`items[{index}].weight` {_must(weight, 'be a number of at least 0')}")
+    correction = item.get("correction", False)
+    if type(correction) is not bool:
+        raise BadRecord("schema", f"`items[{index}].correction` {_must(correction, 'be true or false')}")
+    if "sampled" in item:
+        _check_sampled(item["sampled"], index, tasks)
+
+
+def _check_sampled(sampled: Any, index: int, tasks: Sequence[str]) -> None:
+    if type(sampled) is not dict:
+        raise BadRecord("schema", f"`items[{index}].sampled` {_must(sampled, 'be an object')}")
+    for task in tasks:
+        rate = sampled.get(task, 1.0)
+        if type(rate) not in (int, float) or not 0 < rate <= 1:
+            raise BadRecord(
+                "schema", f"`items[{index}].sampled.{task}` {_must(rate, 'be a number above 0 and at most 1')}"
+            )
 
 
 def kind_of(value: object) -> str:
@@ -178,13 +198,23 @@ def examples_to_columns(messages: Sequence[Mapping[str, Any]], sources: Sequence
     labels = np.empty((len(items), len(tasks)), dtype=np.float32)
     for t, task in enumerate(tasks):
         labels[:, t] = [item["labels"].get(task, math.nan) for item in items]
+    corrected = any("correction" in item for item in items)
     return Columns(
         sizes=np.array([len(message["items"]) for message in messages], dtype=np.int64),
         ts=np.array([message["ts"] for message in messages], dtype=np.int64),
         values=_collect(messages, items, sources),
         labels=labels,
         weights=np.array([item.get("weight", 1.0) for item in items], dtype=np.float32),
+        offsets=_offsets(items, tasks),
+        corrections=np.array([item.get("correction", False) for item in items]) if corrected else None,
     )
+
+
+def _offsets(items: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> NDArray[np.float32] | None:
+    if not any("sampled" in item for item in items):
+        return None
+    rates = [[item.get("sampled", {}).get(task, 1.0) for task in tasks] for item in items]
+    return -np.log(np.array(rates, dtype=np.float64)).astype(np.float32)
 
 
 def request_to_columns(

@@ -118,6 +118,8 @@ class Featurizer:
             _origins_of(columns.sizes, origins),
             *self._keys(single, total),
             self._targets(columns, total),
+            np.zeros_like(columns.labels) if columns.offsets is None else columns.offsets,
+            np.zeros(total, dtype=np.bool_) if columns.corrections is None else columns.corrections,
         )
 
     def _keys(

@@ -93,8 +93,13 @@ class Learner:
     def score_and_learn(self, batch: Batch) -> NDArray[np.float64]:
         """Scores all of a batch, then learns from it.
 
+        Where a task's negatives were sampled at a rate, the odds in the sample are 1 / rate times those in the stream.
+        So the loss is that of logit - log(rate), of positives and negatives alike, and the logit itself, with which the
+        ranker scores, stays that of the stream.
+
         Returns:
-            float64[B, T], each task's probability before the batch was learned.
+            float64[B, T], each task's probability before the batch was learned, with the odds of the sample: measured
+            against the sample's labels they show whether the served ones are calibrated.
 
         Raises:
             BadRecord: With the reason ``not_finite``, if the loss or a gradient is not finite, or so large that the
@@ -104,7 +109,7 @@ class Learner:
         embedded = scorer.embedder.embed(batch)
         inputs, pooled = scorer.inputs(embedded, batch.times_ms, learning=True)
         logits, backward = scorer.module.run(inputs)
-        probabilities = sigmoid(logits)
+        probabilities = sigmoid(logits + batch.offsets)
         gradients = self._backward(batch, probabilities, backward, pooled)
         self._step_dense(len(batch))
         self._learn_rows(batch, embedded, gradients)
@@ -157,8 +162,9 @@ class Learner:
         updated = self.shard.sight(occurrences, rows, fields, batch.times_ms, batch.origins)
         if bias is not None:
             self.shard.learn_gaussian(
-                occurrences, rows, updated, fields, batch.labels, batch.weights, bias, len(featurizer.fields)
-            )
+                occurrences, rows, updated, fields, batch.labels, batch.weights, batch.offsets, bias,
+                len(featurizer.fields),
+            )  # fmt: skip
         if gradients is None:
             return
         strength = self.scorer.definition.model.embedding_l2

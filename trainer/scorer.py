@@ -19,6 +19,7 @@ from trainer.batch import Batch
 from trainer.definition import Definition
 from trainer.embedder import Embedded, Embedder
 from trainer.features import Featurizer
+from trainer.formula import Formula
 from trainer.models import build_model
 from trainer.models.inputs import Inputs, Shape
 
@@ -62,6 +63,7 @@ class Scorer:
         weights: float32[W], the dense weights.
         gradients: float32[W], where a backward pass leaves their gradients.
         shapes: Name and shape of each part of the weights, in their order.
+        ranking: Makes one score of the tasks' probabilities.
     """
 
     def __init__(self, definition: Definition, shard: Shard) -> None:
@@ -70,6 +72,7 @@ class Scorer:
         self.featurizer = Featurizer(definition)
         self.embedder = Embedder(definition, shard, self.featurizer)
         self.tasks = tuple(task.name for task in definition.tasks)
+        self.ranking = Formula(definition.model.score or self.tasks[0], self.tasks)
         self.moments = np.zeros((len(self.featurizer.numbers), 3), dtype=np.float64)
         past = definition.sequence
         attended = past is not None and definition.model.name == "din"

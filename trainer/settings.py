@@ -232,7 +232,8 @@ class ModelSettings(Section):
     embedding_l2: float = Field(default=0.0, ge=0, description="mini-batch aware regularisation of the vectors")
     learning_rate: float = Field(default=1e-3, gt=0, description="Adam's, of the dense weights")
     score: str | None = Field(
-        default=None, description="the task whose probability is the ranking score; default: the first"
+        default=None,
+        description='the ranking score: a task, or "0.7*click + 0.3*long_view" and the like; default: the first task',
     )
 
     @field_validator("hidden", "attention_hidden")

@@ -207,11 +207,15 @@ class Stream:
         return Remembered(Occurrences(ids, missing, batch.occurrences.offsets), numbers, past, found)
 
     def update(self, batch: Batch, remembered: Remembered) -> None:
-        """Takes in what came of a batch; `remembered` as :meth:`read` gave it for this batch."""
+        """Takes in what came of a batch; `remembered` as :meth:`read` gave it for this batch.
+
+        A correction is no sighting. Its labels and outcomes count as any other's, and by its label its item enters a
+        sequence of labelled items; a sequence that every item enters has it already.
+        """
         if self._statistics is not None and remembered.found is not None:
             self._statistics.update(
                 batch.keys[:, self._by], batch.key_missing[:, self._by], remembered.found, batch.times_ms,
-                batch.origins, self._intake.inputs(batch.targets),
+                batch.origins, self._intake.inputs(batch.targets, batch.corrections),
             )  # fmt: skip
         if self._sequences is not None:
             visitor, item = self._featurizer.visitor, self._featurizer.item
@@ -220,6 +224,8 @@ class Stream:
             if self._of is not None:
                 outcomes = batch.targets[:, self._of].astype(np.float32)
                 entering &= outcomes >= _POSITIVE
+            else:
+                entering &= ~batch.corrections
             if entering.any():
                 self._sequences.push(
                     batch.keys[entering, visitor], batch.key_missing[entering, visitor], batch.times_ms[entering],

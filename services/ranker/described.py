@@ -22,7 +22,7 @@ def describe(model: Model, commit: int, age_ms: int, positions: Mapping[str, Any
         "fingerprint": definition.fingerprint,
         "model": definition.model.model_dump(mode="json"),
         "tasks": list(model.scorer.tasks),
-        "score": model.scorer.tasks[model.score_task],
+        "score": model.scorer.ranking.text,
         "tables": [
             {"rows": int(shard.counts[t]), **table.model_dump(mode="json")} for t, table in enumerate(definition.tables)
         ],

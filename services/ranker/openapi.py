@@ -88,7 +88,10 @@ EXPLAIN_ANSWER: dict[str, Any] = {
     "required": ["model", "task", "bias", "fields", "logit"],
     "properties": {
         "model": _MODEL,
-        "task": {"type": "string", "description": "Whose logit it is: the task of the ranking score."},
+        "task": {
+            "type": "string",
+            "description": "Whose logit it is: the ranking score's task; of a formula the first.",
+        },
         "bias": {"type": "number", "description": "What no feature accounts for."},
         "fields": {
             "type": "object",

@@ -29,8 +29,8 @@ class Model:
 
     @property
     def score_task(self) -> int:
-        """The task whose probability is the ranking score."""
-        return self.scorer.tasks.index(self.definition.model.score or self.scorer.tasks[0])
+        """The task whose probability is the ranking score; of a formula the first in it."""
+        return self.scorer.ranking.tasks[0]
 
     def featurize(
         self, ts: int, user: Mapping[str, Any], context: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
@@ -116,6 +116,7 @@ def ranked(
     model: Model,
     items: Sequence[Mapping[str, Any]],
     order: list[int],
+    scores: NDArray[np.float64],
     probabilities: NDArray[np.float64],
     deviations: NDArray[np.float64] | None,
 ) -> list[dict[str, Any]]:
@@ -125,16 +126,17 @@ def ranked(
         model: What scored.
         items: B candidates.
         order: Places of those wanted, the best first.
+        scores: The ranking scores, float64[B].
         probabilities: float64[B, T].
-        deviations: Standard deviations of the probabilities, float64[B, T], where wanted.
+        deviations: Standard deviations of the probabilities, float64[B, T], where those of the scores are wanted.
     """
-    rows = probabilities.tolist()
-    tasks, score = model.scorer.tasks, model.score_task
+    rows, score, tasks = probabilities.tolist(), scores.tolist(), model.scorer.tasks
     answer = [
-        {"id": items[i]["id"], "score": rows[i][score], "scores": dict(zip(tasks, rows[i], strict=True))} for i in order
+        {"id": items[i]["id"], "score": score[i], "scores": dict(zip(tasks, rows[i], strict=True))} for i in order
     ]
     if deviations is not None:
-        for item, deviation in zip(answer, deviations[order, score].tolist(), strict=True):
+        spread = model.scorer.ranking.deviations(probabilities, deviations)
+        for item, deviation in zip(answer, spread[order].tolist(), strict=True):
             item["std"] = deviation
     return answer
 

@@ -170,7 +170,8 @@ class RankerService:
             if scored is not None:
                 break
         probabilities = scored.scores.probabilities
-        order = best(probabilities[:, model.score_task], query.k)
+        scores = model.scorer.ranking.scores(probabilities)
+        order = best(scores, query.k)
         request_id = uuid.uuid4().hex
         if query.log_impression:
             served = [items[place] for place in order]
@@ -178,7 +179,9 @@ class RankerService:
         return {
             "request_id": request_id,
             "model": {"name": NAME, "commit": scored.commit, "age_ms": self._age_ms()},
-            "items": ranked(model, items, order, probabilities, scored.scores.deviations if query.std else None),
+            "items": ranked(
+                model, items, order, scores, probabilities, scored.scores.deviations if query.std else None
+            ),
         }
 
     async def _score(self, model: Model, batch: Batch) -> Scored | None:

@@ -71,7 +71,7 @@ class Outcome:
 
     Attributes:
         kills: Kills of the joiner, those before it had consumed anything included.
-        counted: Kills after it had consumed something and before it had everything.
+        counted: Kills after it had committed something more and before it had everything.
         events: Impressions and actions.
         examples: Messages of examples that a plain join gives.
         missing: Those that did not come.
@@ -251,20 +251,19 @@ def run_storm(directory: Path, bootstrap_servers: str, kills: int, seed: int, li
     behaviours = kuairand_behaviour(seed, limit)
     topology = Topology(bootstrap_servers, behaviours)
     outcome = Outcome(events=topology.written)
+    joined = 0
     while outcome.counted < kills:
         joiner = JoinerProcess(directory, topology)
-        early = outcome.kills % 5 == 4
-        if early:
-            time.sleep(rng.uniform(0.5, 3.0))
+        if outcome.kills % 5 == 4:
+            time.sleep(rng.uniform(0.5, 3.0))  # perhaps before it has begun
         else:
-            joiner.wait_for("first message", lambda: joiner.metric("dolmen_joiner_consumed_total") > 0)  # noqa: B023
-            time.sleep(rng.uniform(0.0, 2.0))
-        consumed = joiner.metric("dolmen_joiner_consumed_total") > 0
+            joiner.wait_for("first transaction", lambda: joiner.metric("dolmen_joiner_messages_total") > 0)  # noqa: B023
+            time.sleep(rng.uniform(0.0, 0.7))
         joiner.end(signal.SIGKILL)
         outcome.kills += 1
-        left = topology.joined() < topology.written
-        outcome.counted += consumed and left
-        if not left:
+        before, joined = joined, topology.joined()
+        outcome.counted += before < joined < topology.written
+        if joined >= topology.written:
             break
     joiner = JoinerProcess(directory, topology)
     joiner.wait_for("end of both logs", lambda: _is_done(topology), 0.5)

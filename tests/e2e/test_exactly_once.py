@@ -67,6 +67,7 @@ def test_over_four_partitions_every_pair_is_counted_once_through_kills(
         "DOLMEN_TRAINER__DETERMINISTIC": "false",
         # rows that expire lose their counts
         "DOLMEN_TABLES": '[{"name": "video"}, {"name": "topic", "dim": 4}]',
+        "DOLMEN_STATISTICS": "[]",
         "DOLMEN_FEATURES": """[
             {"name": "user", "kind": "id", "source": "user.id"}, {"name": "video", "kind": "id", "source": "item.id"},
             {"name": "topic", "kind": "id", "source": "item.first_tag"},

@@ -149,6 +149,7 @@ def test_a_changed_configuration_keeps_what_it_can_and_names_what_it_cannot(
         return json.dumps([{"name": name, "kind": "id", "source": sources[name]} for name in known])
 
     def run(**overrides: str) -> TrainerProcess:
+        overrides["DOLMEN_STATISTICS"] = "[]"
         return TrainerProcess(tmp_path, redis_url, bootstrap_servers, topic, **names, **overrides)
 
     first = run(DOLMEN_FEATURES=features("user", "video"), DOLMEN_TABLES="[]")

@@ -194,6 +194,12 @@ def test_the_explained_task_is_that_of_the_score() -> None:
     assert 1 / (1 + math.exp(-found["logit"])) == pytest.approx(score, abs=1e-6)
 
 
+def test_of_a_formula_the_first_task_is_explained() -> None:
+    world = World(define(score="0.3 * like + 0.7 * click"))
+    world.learn(example("ann", ("a", 1), ("b", 0)))
+    assert explain(world, user={"id": "ann"}, item="a")["task"] == "like"
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

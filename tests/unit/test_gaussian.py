@@ -112,15 +112,17 @@ class Gaussian:
         rows = self.shard.lookup(batch, self.fields)
         return self.shard.score_gaussian(rows, batch, self.fields, self.bias, self.fields.tables.size)
 
-    def learn(self, examples: Any, labels: Any, weights: Any = None, time_ms: int = 1000) -> None:
+    def learn(self, examples: Any, labels: Any, weights: Any = None, time_ms: int = 1000, shifts: Any = None) -> None:
         batch, count = occurrences(examples), len(examples)
         rows = self.shard.lookup(batch, self.fields)
         times = np.full(count, time_ms, dtype=np.int64)
         own = self.shard.sight(batch, rows, self.fields, times, np.arange(count, dtype=np.uint64))
         some = np.ones(count) if weights is None else np.array(weights)
+        known = np.array(labels, dtype=np.float32).reshape(count, -1)
         self.shard.learn_gaussian(
-            batch, rows, own, self.fields, np.array(labels, dtype=np.float32).reshape(count, -1),
-            some.astype(np.float32), self.bias, self.fields.tables.size,
+            batch, rows, own, self.fields, known, some.astype(np.float32),
+            np.zeros_like(known) if shifts is None else np.array(shifts, dtype=np.float32).reshape(count, -1),
+            self.bias, self.fields.tables.size,
         )  # fmt: skip
         self.shard.pass_on(times)
 
@@ -212,6 +214,17 @@ def test_scoring_changes_nothing_and_a_weight_of_zero_teaches_nothing():
     some.score([[1], [2], [3]])
     some.learn([[1], [2], [None]], [1, 0, 1], [0, 0, 0])
     assert (some.weights(0, 1), some.weights(0, -1), some.bias.tolist()) == before
+
+
+def test_a_shift_of_the_log_odds_teaches_as_a_bias_that_lies_so_much_higher():
+    shifted, raised = (Gaussian([table("user", 0.4, 2)], fields_of([0])) for _ in range(2))
+    for labels in ([1, 0], [0, 0], [1, np.nan]):
+        raised.bias[:, 0] += [2.0, -1.0]
+        raised.learn([[1]], [labels])
+        raised.bias[:, 0] -= [2.0, -1.0]
+        shifted.learn([[1]], [labels], shifts=[[2.0, -1.0]])
+        np.testing.assert_allclose(shifted.bias, raised.bias, rtol=1e-12)
+        np.testing.assert_allclose(shifted.weights(0, 1), raised.weights(0, 1), rtol=1e-6)
 
 
 def test_batches_of_any_size_learn_the_same_from_known_ids():

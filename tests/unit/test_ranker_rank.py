@@ -57,6 +57,21 @@ def test_the_score_is_that_of_the_configured_task() -> None:
     assert set(answer["items"][0]["scores"]) == {"click", "like"}
 
 
+def test_a_formula_makes_the_score_of_all_tasks_and_sorts_by_it() -> None:
+    world = World(define(score="0.25 * like - click * (1 - like)", name="residual", wide="gaussian"))
+    for _ in range(5):
+        world.learn(example("ann", ("a", 1), ("b", 0), ("c", 1)))
+    answer = world.post("/v1/rank", {"user": {"id": "ann"}, "candidates": ["a", "b", "c"], "std": True}).json()
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert answer["items"][0]["id"] == "b"
+    for item in answer["items"]:
+        click, like = item["scores"]["click"], item["scores"]["like"]
+        assert item["score"] == pytest.approx(0.25 * like - click * (1 - like))
+        assert item["std"] > 0
+    assert world.get("/v1/model").json()["score"] == "0.25 * like - click * (1 - like)"
+
+
 values = st.one_of(st.integers(0, 9), st.sampled_from(["ann", "a", "b", "x", "042", "7", ""]), st.booleans())
 candidates = st.lists(
     st.one_of(

@@ -2,6 +2,8 @@
 
 import re
 from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,19 @@ def test_every_shipped_configuration_is_sound(dataset):
     assert Definition.from_json(definition.to_json()) == definition
 
 
+def test_every_file_that_is_shipped_is_sound_and_has_its_tasks_in_its_score():
+    folder = Path(str(resources.files("services.datasets")))
+    assert {path.stem for path in folder.glob("*.toml")} == {*SHIPPED, "kuairand_tasks"}
+    for path in folder.glob("*.toml"):
+        definition = load_settings(path).definition()
+        assert Definition.from_json(definition.to_json()) == definition
+    several = load_settings(folder / "kuairand_tasks.toml").definition()
+    assert [task.name for task in several.tasks] == ["click", "long_view", "like"]
+    assert several.model.score == "0.7*click + 0.3*long_view"
+    alone = load_settings(folder / "kuairand.toml").definition()
+    assert (several.features, several.statistics) == (alone.features, alone.statistics)
+
+
 BROKEN = {
     "an unknown key": (changed("dim = 16", "dims = 16"), r"tables\[0\]\.dims \(name 'video'\): there is no such key"),
     "a budget below the filters": (
@@ -119,6 +134,11 @@ BROKEN = {
     ),
     "an unknown optimizer": (changed("dim = 16", 'dim = 16\noptimizer = "sgd"'), r"tables\[0\]\.optimizer"),
     "a score of no task": (GOOD + '[model]\nscore = "buy"\n', r"model\.score: there is no task 'buy'"),
+    "a formula with an unknown task": (
+        GOOD + '[model]\nscore = "0.7*click + 0.3*buy"\n',
+        r"model\.score: there is no task 'buy'; there ",
+    ),
+    "a formula that divides": (GOOD + '[model]\nscore = "click / 2"\n', r"model\.score: 'click / 2' cannot stand in"),
     "a bad start": (GOOD + 'start = "yesterday"\n', r"trainer\.start: 'yesterday' must be \"earliest\", \"latest\" or"),
     "a start without a zone": (GOOD + 'start = "2026-01-31T12:00:00"\n', r"trainer\.start: .*RFC 3339"),
     "batches that contradict": (GOOD + "batch_size = 99\nmax_batch_size = 9\n", r"trainer: max_batch_size \(9\)"),
