@@ -13,14 +13,14 @@ from embedding_store.slabs import RowArrays, allocate, release
 
 @numba.njit(cache=True)
 def make_cold_row(rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, table: int) -> None:
-    """Sets a reader's cold row to what a new table has: zeros, and the prior variance of Gaussian weights."""
+    """Sets a reader's cold row to what a new table has: zeros, and a share of Gaussian weights' prior variance."""
     layout = layout_of(layouts, table, 0)
     at = allocate(rows, layouts.widths[layout])
     for i in range(layouts.widths[layout]):
         rows.memory[at + i] = np.float32(0.0)
     if tables.linears[table] == GAUSSIAN:
         for i in range(1, layouts.leads[layout], 2):
-            rows.memory[at + i] = np.float32(tables.knobs[table, PRIOR])
+            rows.memory[at + i] = np.float32(COLD_SHARE * tables.knobs[table, PRIOR])
     header = rows.headers[table]
     header.at = at
     header.layout = layout
