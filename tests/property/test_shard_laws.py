@@ -73,7 +73,9 @@ class PlainShard:
             else:
                 if cold and self.absent(table, key):
                     start = TABLES[table].initial_accumulator
-                    self.rows[table, key] = Row(list(initial(table, key)), [start] * 2, 0, time_ms)
+                    expire_ms = TABLES[table].expire_after
+                    born_ms = time_ms if expire_ms is None else max(time_ms, self.clock_ms - expire_ms)
+                    self.rows[table, key] = Row(list(initial(table, key)), [start] * 2, 0, born_ms)
                 own = self.rows[table, key]
                 rows.append(own)
             own.count += 1
