@@ -36,7 +36,7 @@ def learned(occurrences: int, admit_after: int, expire_ms: int | None) -> dict[s
     rule = {"admit_after": admit_after, "expire_after": expire_ms}
     definition = base.model_copy(update={"tables": tuple(t.model_copy(update=rule) for t in base.tables)})
     featurizer = Featurizer(definition)
-    examples = occurrences // len(featurizer.tables)
+    examples = occurrences // len(featurizer.fields)
     data = open_synthetic(examples=examples, users=USERS, items=ITEMS)
     stream = data.columns_with_truth(featurizer.sources, [t.name for t in definition.tasks])
     report = evaluate(definition, stream, definition_batch()).report(tail=examples // 4)

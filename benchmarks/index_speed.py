@@ -18,7 +18,7 @@ from pandas._libs.hashtable import Int64HashTable
 from benchmarks.markdown import table
 from embedding_store.codec import VERSION, Block, entry_dtype
 from embedding_store.index import HashIndex
-from embedding_store.lookup import Occurrences
+from embedding_store.lookup import Occurrences, plain_fields
 from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
 
@@ -111,11 +111,11 @@ def shard_rows(ids: Ids) -> dict[str, float]:
         entries = np.zeros(some.size, dtype=entry_dtype(DIM, 2))
         entries["version"], entries["id"] = VERSION, some
         shard.apply(Block("t", entries))
-    fields, means = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.bool_)
+    fields = plain_fields([0])
 
     def call(some: Ids) -> object:
         batch = Occurrences(some, np.zeros(some.size, dtype=np.bool_), np.arange(some.size + 1))
-        return shard.gather(shard.lookup(batch, fields), batch, fields, means)
+        return shard.gather(shard.lookup(batch, fields), batch, fields)
 
     return {"present": per_second(_asked(ids), call)}
 

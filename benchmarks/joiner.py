@@ -97,7 +97,7 @@ def measure(pending: int, budget_bytes: int, directory: Path) -> dict[str, float
             if not filled_rss and shown > pending:
                 filled_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     feed("steady")
-    result = {
+    result: dict[str, float] = {
         "pending": join.waiting,
         "on_disk": waiting.disk_len,
         "budget_mib": budget_bytes >> 20,

@@ -14,7 +14,8 @@ import xxhash
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.report import PAGE, replace, table
+from benchmarks.markdown import table
+from benchmarks.report import PAGE, replace
 from benchmarks.stream import DATASETS, Inputs, rates, shipped
 from services.datasets.errors import DatasetError
 from services.datasets.reader import open_dataset

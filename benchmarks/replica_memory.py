@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from benchmarks.row_memory import fill
 from embedding_store.bootstrap import bootstrap, whole
 from embedding_store.cached_shard import CachedShard, Tally
-from embedding_store.codec import COLD, HEADER_BYTES, ID_BYTES, VERSION, Block, entry_dtype
-from embedding_store.commit import Commit
-from embedding_store.dump import Dump, load_dump
+from embedding_store.codec import HEADER_BYTES, ID_BYTES, VERSION, Block, entry_dtype
 from embedding_store.keys import Keys
 from embedding_store.log import CommitLog
-from embedding_store.lookup import Fields, Occurrences
-from embedding_store.materializer import Materializer
+from embedding_store.lookup import Fields, Occurrences, plain_fields
+from embedding_store.owner import Owner
 from embedding_store.redis_client import connect
 from embedding_store.replica import Holding, Replica
 from embedding_store.rows import read_sizes
@@ -95,7 +93,7 @@ def _request(rng: np.random.Generator, rows: int, candidates: int) -> tuple[Occu
     ids[:, 0] = ids[0, 0]
     flat = (ids.ravel().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)).view(np.int64)
     batch = Occurrences(flat, np.zeros(flat.size, dtype=np.bool_), np.arange(flat.size + 1, dtype=np.int64))
-    return batch, Fields(np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.bool_), np.ones(4, dtype=np.bool_))
+    return batch, plain_fields([0] * 4)
 
 
 def _look(replica: Replica, batch: Occurrences, fields: Fields) -> None:
@@ -123,12 +121,10 @@ def served(rows: int, dim: int, requests: int, candidates: int) -> Iterator[dict
     with tempfile.TemporaryDirectory() as name, start_valkey(Path(name)) as server:
         settings = StoreSettings(url=server.url)
         log = CommitLog(connect(settings), Keys(settings.prefix))
-        cold = np.zeros(1, dtype=entry_dtype(dim, table.state_width(dim), table.lead))
-        cold["version"], cold["flags"], cold["seq"] = VERSION, COLD, 1
-        entries = np.concatenate([cold, *(block.entries for block in _blocks(table, rows))])
-        definition = orjson.dumps({"tables": [table.model_dump(mode="json")], "seed": 1})
-        load_dump(log, Dump(Commit(_NOW_MS, definition, {"t": {"offsets": {}}}, [Block("t", entries)])))
-        Materializer(log, log.raise_epoch(), 0).fold()
+        owner = Owner(settings)
+        owner.open()
+        fill(owner, dim, _blocks(table, rows))
+        owner.close()
         bare_s = min(_bare_read_s(log) for _ in range(2))
         for codec in get_args(Codec):
             bootstrap(log, learning=False)

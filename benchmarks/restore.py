@@ -18,12 +18,12 @@ from urllib.parse import urlparse
 import numpy as np
 
 from benchmarks.markdown import table
-from benchmarks.row_memory import fill, payload, tables
+from benchmarks.row_memory import blocks, fill, payload, tables
 from embedding_store.bootstrap import bootstrap
 from embedding_store.commit import Commit
 from embedding_store.keys import Keys
 from embedding_store.log import CommitLog
-from embedding_store.lookup import Occurrences
+from embedding_store.lookup import Occurrences, plain_fields
 from embedding_store.owner import Owner
 from embedding_store.redis_client import connect
 from embedding_store.rows import read_sizes
@@ -67,12 +67,14 @@ def _batch(rng: np.random.Generator, known: np.ndarray[Any, np.dtype[np.int64]])
 
 
 def _learn(shard: Shard, batch: Occurrences, number: int) -> None:
-    fields, means = np.zeros(_FIELDS, dtype=np.int64), np.ones(_FIELDS, dtype=np.bool_)
+    fields = plain_fields([0] * _FIELDS)
     rows = shard.lookup(batch, fields)
-    pooled = shard.gather(rows, batch, fields, means)
+    pooled = shard.gather(rows, batch, fields)
     times = np.full(_EXAMPLES, shard.clock_ms + 1, dtype=np.int64)
-    origins = np.arange(number * _EXAMPLES, (number + 1) * _EXAMPLES, dtype=np.uint64)
-    shard.learn(batch, rows, np.full_like(pooled, 0.01), fields, means, times, origins)
+    origins = np.arange(number * _EXAMPLES, (number + 1) * _EXAMPLES).astype(np.uint64)
+    updated = shard.sight(batch, rows, fields, times, origins)
+    shard.step(batch, rows, updated, np.full_like(pooled, 0.01), fields)
+    shard.pass_on(times)
 
 
 def trainer(settings: StoreSettings, compiled: Shard) -> dict[str, float]:
@@ -112,7 +114,7 @@ def run(rows: int) -> dict[str, Any]:
         owner = Owner(settings)
         owner.open()
         start = time.perf_counter()
-        fill(owner, DIM, rows)
+        fill(owner, DIM, blocks(DIM, rows))
         filled = time.perf_counter() - start
         owner.close()
         for learning in (True, False):

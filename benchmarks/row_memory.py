@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import orjson
@@ -24,13 +25,14 @@ from embedding_store.keys import Keys
 from embedding_store.log import CommitLog
 from embedding_store.owner import Owner
 from embedding_store.redis_client import connect
+from embedding_store.serving import Codec
 from embedding_store.settings import StoreSettings, TableSettings
 from embedding_store.shard import Shard
 from services.local.servers import start_valkey
 
 WIDTHS = (2, 4, 8, 16, 32)
 ROWS = 1_000_000
-CODECS = ("float32",)
+CODECS = get_args(Codec)
 """Of the replica."""
 _CHUNK = 50_000
 
@@ -56,12 +58,17 @@ def payload(dim: int) -> int:
     return 4 * (1 + dim + 2) + ID_BYTES + HEADER_BYTES
 
 
-def fill(owner: Owner, dim: int, rows: int) -> None:
-    """Commits new rows and waits until all are folded."""
-    definition = orjson.dumps({"tables": [t.model_dump(mode="json") for t in tables(dim)], "seed": 1})
+def blocks(dim: int, rows: int) -> Iterator[Block]:
+    """So many new rows, some at a time."""
     for first in range(0, rows, _CHUNK):
-        some = block(dim, first, min(_CHUNK, rows - first))
-        owner.commit(Commit(1_767_225_600_000, definition, {}, [some]))
+        yield block(dim, first, min(_CHUNK, rows - first))
+
+
+def fill(owner: Owner, dim: int, some: Iterable[Block]) -> None:
+    """Commits rows and waits until all are folded."""
+    definition = orjson.dumps({"tables": [t.model_dump(mode="json") for t in tables(dim)], "seed": 1})
+    for part in some:
+        owner.commit(Commit(1_767_225_600_000, definition, {}, [part]))
     while owner.unfolded_bytes:
         owner.check()
         time.sleep(0.05)
@@ -75,7 +82,7 @@ def in_redis(dim: int, rows: int) -> float:
         owner = Owner(settings)
         owner.open()
         before = log.client.info("memory")["used_memory"]
-        fill(owner, dim, rows)
+        fill(owner, dim, blocks(dim, rows))
         owner.close()
         log.client.xtrim(log.keys.log, maxlen=0, approximate=False)
         grown = log.client.info("memory")["used_memory"] - before
@@ -83,11 +90,12 @@ def in_redis(dim: int, rows: int) -> float:
         return float(grown) / rows
 
 
-def in_process(dim: int, rows: int, learning: bool) -> dict[str, float]:
-    """Bytes a row of a shard, in this process: as counted, and as the process grew."""
-    Shard(tables(dim), 1, learning).apply(block(dim, 0, 10))
+def in_process(dim: int, rows: int, kind: str) -> dict[str, float]:
+    """Bytes a row of the trainer or of a replica, in this process: as counted, and as the process grew."""
+    codec: Codec = "float32" if kind == "trainer" else kind  # type: ignore[assignment]  # a codec by its name
+    Shard(tables(dim), 1, kind == "trainer", codec=codec).apply(block(dim, 0, 10))
     before = resident_bytes()
-    shard = Shard(tables(dim), 1, learning)
+    shard = Shard(tables(dim), 1, kind == "trainer", codec=codec)
     for first in range(0, rows, _CHUNK // 10):
         shard.apply(block(dim, first, min(_CHUNK // 10, rows - first)))
     counted = shard.nbytes
@@ -135,7 +143,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("KIND", "WIDTH"), help="trainer or a codec, in this process only")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(in_process(int(args.one[1]), args.rows, args.one[0] == "trainer")))
+        print(json.dumps(in_process(int(args.one[1]), args.rows, args.one[0])))
         return
     for line in run(args.rows):
         print(json.dumps(line))

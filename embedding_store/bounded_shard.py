@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_store.codec import ID_BYTES, Block, decode_rows
+from embedding_store.codec import Block, decode_found, decode_rows
 from embedding_store.departed import Departed
 from embedding_store.eviction import coldest, compact, folded_rows
 from embedding_store.lookup import Fields, Occurrences
@@ -185,10 +185,7 @@ class BoundedShard(Shard):
         answers = self._stored.fetch({self.tables[t].name: some for t, some in wanted})
         before = int(self.returned.sum())
         for t, some in wanted:
-            rows = answers[self.tables[t].name]
-            names = some.astype("<i8").tobytes()
-            there = [(names[ID_BYTES * i : ID_BYTES * (i + 1)], row) for i, row in enumerate(rows) if row is not None]
-            for block in decode_rows(self.tables[t], [name for name, _ in there], [row for _, row in there]):
+            for block in decode_found(self.tables[t], some, answers[self.tables[t].name]):
                 self._take_back(t, block)
         return int(self.returned.sum()) > before
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embedding_store.lookup import TableArrays
 from embedding_store.plan import LayoutArrays
 from embedding_store.slabs import RowArrays, release
-from embedding_store.table import BLOCK, SINK, IndexArrays, fetch, find, insert
+from embedding_store.table import BLOCK, IndexArrays, fetch, find, insert
 
 UNUSED = -2
 """`at` of a row that no id has."""
@@ -58,10 +58,8 @@ def look(
     n = 0
     for s in range(offsets.size - 1):
         if s % BLOCK == 0:
-            total = 0
             for ahead in range(s, min(s + BLOCK, offsets.size - 1)):
-                total += fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
-            index.control[SINK] = total
+                fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
         table = fields[s % fields.size]
         for j in range(offsets[s], offsets[s + 1]):
             out[j] = table

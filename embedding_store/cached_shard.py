@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.cache import UNUSED, absent, look, turn
-from embedding_store.codec import COLD, ID_BYTES, decode_rows
+from embedding_store.codec import COLD, decode_found
 from embedding_store.errors import BadBytes
 from embedding_store.lookup import Fields, Occurrences
 from embedding_store.row_set import RowSet
@@ -136,12 +136,10 @@ class CachedShard(Shard):
 
     def _settle(self, table: int, ids: NDArray[np.int64], rows: list[bytes | None]) -> None:
         there = np.array([row is not None for row in rows], dtype=np.bool_)
-        names = ids[there].astype("<i8").tobytes()
-        fields = [names[i : i + ID_BYTES] for i in range(0, len(names), ID_BYTES)]
         dropped = self._dropped.get(table, 0)
         nowhere = [ids[~there]]
         try:
-            blocks = decode_rows(self.tables[table], fields, [row for row in rows if row is not None])
+            blocks = decode_found(self.tables[table], ids, rows)
         except BadBytes:
             if not dropped:
                 raise

@@ -91,6 +91,13 @@ def page_block(numbers: NDArray[np.int64], pages: NDArray[np.uint32]) -> Block:
     return Block(FILTER, entries)
 
 
+def decode_found(table: TableSettings, ids: NDArray[np.int64], rows: list[bytes | None]) -> list[Block]:
+    """Rows of single ids, int64[n], None where there is none; otherwise as :func:`decode_rows`."""
+    names = ids.astype("<i8").tobytes()
+    there = [(names[ID_BYTES * i : ID_BYTES * (i + 1)], row) for i, row in enumerate(rows) if row is not None]
+    return decode_rows(table, [name for name, _ in there], [row for _, row in there])
+
+
 def decode_rows(table: TableSettings | None, fields: list[bytes], rows: list[bytes]) -> list[Block]:
     """What :meth:`Block.fields` and :meth:`Block.rows` gave, as blocks of one layout each.
 

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from embedding_store.lookup import Fields, Occurrences
+from embedding_store.lookup import Occurrences, plain_fields
 from embedding_store.shard import Shard
 from embedding_store.stored import StoredShard, ordered_rows
 
@@ -62,8 +62,7 @@ def _batches(name: str, shards: Iterator[Shard]) -> Iterator[pyarrow.RecordBatch
 def _batch(name: str, shard: Shard, rows: NDArray[np.int64]) -> pyarrow.RecordBatch:
     """Some rows of the only table of a shard."""
     each = Occurrences(np.zeros(rows.size, np.int64), np.zeros(rows.size, np.bool_), np.arange(rows.size + 1))
-    fields = Fields(np.zeros(1, np.int64), np.zeros(1, np.bool_), np.ones(1, np.bool_))
-    numbers = shard.gather(rows, each, fields)[:, 0]
+    numbers = shard.gather(rows, each, plain_fields([0]))[:, 0]
     dim = numbers.shape[1] - 1
     headers = shard.rows.headers[rows]
     ids = headers["id"].astype(np.int64)

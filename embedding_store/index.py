@@ -41,7 +41,7 @@ class HashIndex:
         self._room.array[:2] = [limit_of(0, 1), limit_of(1, 1)]
         key = np.frombuffer(secrets.token_bytes(8 * tables), dtype=np.uint64)
         self._salts = key.copy()
-        self._control = np.array([1, 2, first_row, 0, 0], dtype=np.int64)
+        self._control = np.array([1, 2, first_row, 0], dtype=np.int64)
         self._free = Arena(np.int64, (), 1024)
         self._first_row = first_row
 

@@ -1,5 +1,6 @@
 """From ids to pooled rows: what scoring needs, and nothing that changes anything."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from embedding_store.initial import initial_value
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.serving import EXACT, HALF, half, number
 from embedding_store.slabs import RowArrays
-from embedding_store.table import BLOCK, SINK, IndexArrays, fetch, find
+from embedding_store.table import BLOCK, IndexArrays, fetch, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,12 @@ class Fields(NamedTuple):
     tables: NDArray[np.int64]
     means: NDArray[np.bool_]
     counted: NDArray[np.bool_]
+
+
+def plain_fields(tables: Sequence[int] | NDArray[np.int64]) -> Fields:
+    """One field of each of some tables, averaged and counted."""
+    yes = np.ones(len(tables), dtype=np.bool_)
+    return Fields(np.array(tables, dtype=np.int64), yes, yes)
 
 
 class TableArrays(NamedTuple):
@@ -101,10 +108,8 @@ def lookup(
     """
     for s in range(offsets.size - 1):
         if s % BLOCK == 0:
-            total = 0
             for ahead in range(s, min(s + BLOCK, offsets.size - 1)):
-                total += fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
-            index.control[SINK] = total
+                fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
         table = fields[s % fields.size]
         for j in range(offsets[s], offsets[s + 1]):
             row = -1

@@ -140,13 +140,6 @@ class RowSet:
         keys = headers["table"].astype(np.int64) << 16 | headers["layout"]
         return [rows[keys == key] for key in np.unique(keys).tolist()]
 
-    def describe(self, rows: NDArray[np.int64]) -> dict[str, object]:
-        """What rows of one table and layout are: for people, and for the head of a dump."""
-        header = self.rows.headers[rows[0]]
-        layout = int(header["layout"])
-        name = self.tables[int(header["table"])].name
-        return {"table": name, "layout": layout, "dim": int(self._layouts.dims[layout]), "rows": int(rows.size)}
-
     def blocks(self, rows: NDArray[np.int64]) -> list[Block]:
         """Some rows as the codec's entries: a block for each table and layout, the order kept inside."""
         return [self._block(group) for group in self.by_layout(rows)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.accumulators import read_time, write_time
-from embedding_store.lookup import Fields, single
+from embedding_store.lookup import plain_fields, single
 from embedding_store.settings import SEQUENCE_ITEM
 from embedding_store.shard import Shard
 from embedding_store.slabs import RowArrays
@@ -116,7 +116,7 @@ class Sequences:
         self._shard = shard
         self._table = table
         self._length = shard.tables[table].length
-        self.fields = Fields(np.array([table]), np.ones(1, dtype=np.bool_), np.ones(1, dtype=np.bool_))
+        self.fields = plain_fields([table])
 
     def read(self, visitors: NDArray[np.int64], missing: NDArray[np.bool_]) -> Past:
         """The past of some visitors: int64[B], bool[B]. Changes nothing."""

@@ -71,28 +71,6 @@ class Shard(RowSet):
 
     # Learning
 
-    def learn(
-        self,
-        batch: Occurrences,
-        scored: NDArray[np.int64],
-        gradients: NDArray[np.float32],
-        fields: Fields,
-        times_ms: NDArray[np.int64],
-        origins: NDArray[np.uint64],
-    ) -> None:
-        """Counts the sightings, gives admitted ids their rows, and takes one optimizer step with every row touched.
-
-        Args:
-            batch: The ids.
-            scored: int64[N], as `lookup` gave them for this batch.
-            gradients: float32[B, F, 1 + K] of the loss with respect to what `gather` gave, summed over the batch.
-            fields: Of the batch.
-            times_ms: int64[B], event time of each example.
-            origins: uint64[B], a number for where each example came from, the same whenever it is read.
-        """
-        self.step(batch, scored, self.sight(batch, scored, fields, times_ms, origins), gradients, fields)
-        self.pass_on(times_ms)
-
     def sight(
         self,
         batch: Occurrences,
@@ -101,9 +79,16 @@ class Shard(RowSet):
         times_ms: NDArray[np.int64],
         origins: NDArray[np.uint64],
     ) -> NDArray[np.int64]:
-        """Counts the sightings and gives admitted ids their rows; arguments as those of :meth:`learn`.
+        """Counts the sightings and gives admitted ids their rows.
 
         The clock stays as it is: :meth:`pass_on` moves it once the whole batch was taken in.
+
+        Args:
+            batch: The ids.
+            scored: int64[N], as `lookup` gave them for this batch.
+            fields: Of the batch.
+            times_ms: int64[B], event time of each example.
+            origins: uint64[B], a number for where each example came from, the same whenever it is read.
 
         Returns:
             int64[N], the ids' own rows; the cold row for those without.
@@ -129,7 +114,15 @@ class Shard(RowSet):
         gradients: NDArray[np.float32],
         fields: Fields,
     ) -> None:
-        """Takes one optimizer step with every row touched; `updated` as :meth:`sight` gave it."""
+        """Takes one optimizer step with every row touched.
+
+        Args:
+            batch: The ids.
+            scored: int64[N], as `lookup` gave them for this batch.
+            updated: int64[N], as :meth:`sight` gave them.
+            gradients: float32[B, F, 1 + K] of the loss with respect to what `gather` gave, summed over the batch.
+            fields: Of the batch.
+        """
         for f, matrix in self._matrices(fields):
             gradients[:, f, 1 : 1 + len(matrix)] = gradients[:, f, 1 : 1 + len(matrix)] @ matrix
         room = batch.ids.size + len(self.tables)

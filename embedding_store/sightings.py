@@ -11,7 +11,7 @@ from embedding_store.lookup import Fields, TableArrays
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.slabs import RowArrays, allocate, release
 from embedding_store.strips import make_row, reencode
-from embedding_store.table import BLOCK, SINK, IndexArrays, fetch, find, insert
+from embedding_store.table import BLOCK, IndexArrays, fetch, find, insert
 
 
 class TouchArrays(NamedTuple):
@@ -192,10 +192,8 @@ def upsert(
     headers = rows.headers
     for i in range(start, ids.size):
         if i % BLOCK == 0:
-            total = 0
             for ahead in range(i, min(i + BLOCK, ids.size)):
-                total += fetch(index, table, ids[ahead])
-            index.control[SINK] = total
+                fetch(index, table, ids[ahead])
         row = table if cold[i] else find(index, table, ids[i])
         if row < 0:
             row = insert(index, table, ids[i])

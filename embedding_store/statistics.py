@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store import accumulators
-from embedding_store.lookup import Fields, Occurrences
+from embedding_store.lookup import Occurrences, plain_fields
 from embedding_store.shard import Shard
 
 
@@ -31,10 +31,7 @@ class Statistics:
     def __init__(self, shard: Shard, tables: Sequence[int], inputs: Sequence[str]) -> None:
         self._shard = shard
         self._arrays = accumulators.accumulator_arrays(shard.tables, tables, inputs)
-        count = len(tables)
-        self.fields = Fields(
-            np.array(tables, dtype=np.int64), np.ones(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
-        )
+        self.fields = plain_fields(tables)
         ends = np.cumsum(self._arrays.lengths)
         self._width = int(ends[-1]) if ends.size else 0
         begins, starts = (ends - self._arrays.lengths).tolist(), self._arrays.starts.tolist()

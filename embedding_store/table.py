@@ -27,7 +27,7 @@ MAX_TABLES = (1 << 18) - 1
 BLOCK = 32
 """Ids whose slots are fetched together, so that their cache misses overlap."""
 
-DEPTH, SEGMENTS, ROWS, FREE, SINK = 0, 1, 2, 3, 4  # places in `control`
+DEPTH, SEGMENTS, ROWS, FREE = 0, 1, 2, 3  # places in `control`
 
 
 class IndexArrays(NamedTuple):
@@ -39,7 +39,7 @@ class IndexArrays(NamedTuple):
         depths: int32[segments], how many hash bits a segment stands for.
         room: int32[segments], ids that it still takes before it splits.
         salts: uint64[T], one a table.
-        control: int64[5]: depth of the directory, segments in use, rows ever used, free rows, scratch.
+        control: int64[4]: depth of the directory, segments in use, rows ever used, free rows.
         free: int64[·], rows to use again.
     """
 
@@ -90,10 +90,9 @@ def find(index: IndexArrays, table: int, key: int) -> int:
 
 
 @numba.njit(inline="always", cache=True)
-def fetch(index: IndexArrays, table: int, key: int) -> int:
-    """Has the slot where an id would lie brought into the cache, and waits for nothing. Gives 0."""
+def fetch(index: IndexArrays, table: int, key: int) -> None:
+    """Has the slot where an id would lie brought into the cache, and waits for nothing."""
     prefetch(index.slots, home_of(index, table, key))
-    return 0
 
 
 @numba.njit(inline="always", cache=True)

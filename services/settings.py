@@ -26,11 +26,11 @@ from trainer.settings import (
     EventsSettings,
     FeatureSettings,
     ModelSettings,
-    StatisticSettings,
     TaskSettings,
     TrainerSettings,
 )
 from trainer.slices import Slices
+from trainer.statistic_settings import StatisticSettings
 
 SHIPPED = ("kuairand", "movielens", "movietweetings", "synthetic")
 

@@ -10,7 +10,8 @@ from trainer.batch import Batch
 from trainer.definition import Definition, define
 from trainer.example import Columns, examples_to_columns
 from trainer.features import Featurizer
-from trainer.settings import FeatureSettings, ModelSettings, StatisticSettings, TaskSettings
+from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
+from trainer.statistic_settings import StatisticSettings
 
 TASKS = ("click", "like")
 

@@ -71,7 +71,8 @@ def see(
     times = np.broadcast_to(np.array(times_ms, dtype=np.int64), (count,)).copy()
     origins = np.arange(count, dtype=np.uint64) + np.uint64(first_origin)
     sums = np.ascontiguousarray(given, dtype=np.float32).copy()
-    shard.learn(batch, rows, sums, some, times, origins)
+    shard.step(batch, rows, shard.sight(batch, rows, some, times, origins), sums, some)
+    shard.pass_on(times)
     return pooled
 
 

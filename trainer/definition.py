@@ -9,7 +9,8 @@ import xxhash
 from embedding_store import accumulators, sequences
 from embedding_store.settings import Accumulator, AdmissionSettings, Section, TableSettings
 from trainer.formula import Formula
-from trainer.settings import FeatureSettings, ModelSettings, StatisticSettings, TaskSettings
+from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
+from trainer.statistic_settings import StatisticSettings
 
 _ADMISSION = AdmissionSettings()
 _VISITOR = "user.id"

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.settings import StatisticSettings
+from trainer.statistic_settings import StatisticSettings
 
 _OPERATORS = ("=", "!=", "<", "<=", ">", ">=")
 _LARGEST = 1e15  # sums of so many stay finite in single precision

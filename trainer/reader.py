@@ -17,7 +17,7 @@ _ANSWER_LIMIT_S = 10.0
 _ANSWER_WAIT_MS = 100
 _SCAN_RECORDS = 2000
 
-_OPTIONS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "group_id": None,
     "enable_auto_commit": False,
     "auto_offset_reset": "none",
@@ -29,6 +29,7 @@ _OPTIONS: dict[str, Any] = {
     "metrics_enabled": False,
     "bootstrap_timeout_ms": 2 * REQUEST_TIMEOUT_MS,
 }
+"""Of every consumer: it reads where it is told to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Reader:
     def __init__(self, options: Mapping[str, Any], topic: str) -> None:
         self._topic = topic
         self._cut: set[int] = set()
-        self._consumer, self._cluster = connect(KafkaConsumer, **_OPTIONS, **options)
+        self._consumer, self._cluster = connect(KafkaConsumer, **OPTIONS, **options)
 
     def assign(self, offsets: Mapping[int, int]) -> None:
         """Reads on from these offsets, and from no other partition."""

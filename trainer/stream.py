@@ -20,7 +20,7 @@ from trainer.crosses import cross_id
 from trainer.definition import Definition
 from trainer.features import Featurizer
 from trainer.intake import Intake
-from trainer.settings import StatisticSettings
+from trainer.statistic_settings import StatisticSettings
 
 _MEAN, _COUNT, _LAST, _SINCE = 0, 1, 2, 3
 _KINDS = {"rate": _MEAN, "mean": _MEAN, "count": _COUNT, "last": _LAST, "since": _SINCE}

@@ -118,7 +118,7 @@ class Joiner:
     def _open(self) -> None:
         """Shuts out predecessors, reads the records, and makes the state again."""
         self._close()
-        self._states = make_topics(self._options, self._topics, self._config.events)
+        self._states = make_topics(self._topics, self._config.events)
         there = self._states[self._names[0]].partitions
         partitions = self._config.joiner.partitions or there
         if missing := sorted(set(partitions) - set(there)):

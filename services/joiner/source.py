@@ -10,25 +10,12 @@ from kafka import KafkaConsumer, TopicPartition
 
 from trainer.connection import connect, describe_error
 from trainer.errors import EventsUnavailable
-from trainer.reader import Record
-from trainer.topics import REQUEST_TIMEOUT_MS
+from trainer.reader import OPTIONS, Record
 
 Place = tuple[str, int]
 """A topic and a partition."""
 
-_OPTIONS: dict[str, Any] = {
-    "group_id": None,
-    "enable_auto_commit": False,
-    "auto_offset_reset": "none",
-    "isolation_level": "read_committed",
-    "fetch_max_wait_ms": 50,
-    "fetch_max_bytes": 8 << 20,
-    "max_partition_fetch_bytes": 2 << 20,
-    "check_crcs": False,  # in pure Python: fifteen times slower; brokers check what they take in
-    "retry_backoff_ms": 20,
-    "metrics_enabled": False,
-    "bootstrap_timeout_ms": 2 * REQUEST_TIMEOUT_MS,
-}
+_OPTIONS: dict[str, Any] = {**OPTIONS, "max_partition_fetch_bytes": 2 << 20, "retry_backoff_ms": 20}
 _POLL_RECORDS = 5000
 _RANGE_POLL_MS = 100
 _RANGE_LIMIT_S = 30.0

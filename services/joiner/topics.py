@@ -1,29 +1,17 @@
 """The joiner's topics: made, paired, and their last state record read."""
 
-import logging
-from collections.abc import Mapping
-from contextlib import closing
-from typing import Any
-
-import kafka.errors
-from kafka import KafkaAdminClient
-
 from services.joiner.errors import TopicsUnequal
 from services.joiner.record import Record
-from trainer.connection import connect, describe_error
-from trainer.errors import EventsUnavailable
 from trainer.reader import Reader
 from trainer.settings import EventsSettings
-from trainer.topics import REQUEST_TIMEOUT_MS, Topics, TopicState
-
-log = logging.getLogger(__name__)
+from trainer.topics import Topics, TopicState
 
 _FIRST_LOOK = 100
 _POLL_MS = 200
 _POLL_RECORDS = 2000
 
 
-def make_topics(options: Mapping[str, Any], topics: Topics, events: EventsSettings) -> dict[str, TopicState]:
+def make_topics(topics: Topics, events: EventsSettings) -> dict[str, TopicState]:
     """Makes the topics that do not exist yet. Idempotent.
 
     Returns:
@@ -46,30 +34,8 @@ def make_topics(options: Mapping[str, Any], topics: Topics, events: EventsSettin
         )
     topics.ensure(names.examples, len(shown.partitions))
     topics.ensure(names.dead_letters, 1)
-    states[names.joiner_state] = _ensure_compacted(options, topics, names.joiner_state, len(shown.partitions))
+    states[names.joiner_state] = topics.ensure(names.joiner_state, len(shown.partitions), compacted=True)
     return states
-
-
-def _ensure_compacted(options: Mapping[str, Any], topics: Topics, topic: str, partitions: int) -> TopicState:
-    state = topics.describe(topic)
-    if state is None:
-        limits = {"bootstrap_timeout_ms": REQUEST_TIMEOUT_MS, "request_timeout_ms": REQUEST_TIMEOUT_MS}
-        admin, _ = connect(KafkaAdminClient, **{**options, **limits})
-        with closing(admin):
-            try:
-                admin.create_topics(
-                    {topic: {"num_partitions": partitions, "configs": {"cleanup.policy": "compact"}}},
-                    wait_for_metadata=True,
-                )
-                log.info("Created topic %s with %d partitions, compacted", topic, partitions)
-            except kafka.errors.TopicAlreadyExistsError:
-                pass
-            except (kafka.errors.KafkaError, OSError, RuntimeError) as error:
-                raise EventsUnavailable(f"Topic {topic} cannot be created: {describe_error(error)}") from error
-        state = topics.describe(topic)
-    if state is None:
-        raise EventsUnavailable(f"Topic {topic} was created and is not there yet")
-    return state
 
 
 def read_record(reader: Reader, topics: Topics, topic: str, partition: int, key: bytes) -> Record | None:

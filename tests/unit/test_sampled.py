@@ -20,7 +20,8 @@ from trainer.definition import Definition, define
 from trainer.example import Columns
 from trainer.intake import Intake
 from trainer.learner import Learner
-from trainer.settings import ModelSettings, StatisticSettings, TaskSettings
+from trainer.settings import ModelSettings, TaskSettings
+from trainer.statistic_settings import StatisticSettings
 
 RATE = 0.1
 NOW_MS = 1_700_000_000_000

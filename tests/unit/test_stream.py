@@ -25,7 +25,8 @@ from trainer.batch import Batch
 from trainer.definition import Definition, define
 from trainer.learner import Learner
 from trainer.scorer import Scorer
-from trainer.settings import FeatureSettings, ModelSettings, StatisticSettings, TaskSettings
+from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
+from trainer.statistic_settings import StatisticSettings
 from trainer.validation import auc
 
 HOUR = 3_600_000
