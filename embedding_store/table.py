@@ -25,7 +25,9 @@ _ROW_MASK = (1 << _ROW_BITS) - 1
 MAX_TABLES = (1 << 18) - 1
 
 BLOCK = 32
-"""Ids whose slots are fetched together, so that their cache misses overlap."""
+"""How many ids ahead slots are fetched, so that their cache misses overlap."""
+
+_LINE_SLOTS = 4  # of a line of the cache
 
 DEPTH, SEGMENTS, ROWS, FREE = 0, 1, 2, 3  # places in `control`
 
@@ -90,19 +92,19 @@ def find(index: IndexArrays, table: int, key: int) -> int:
 
 
 @numba.njit(inline="always", cache=True)
-def fetch(index: IndexArrays, table: int, key: int) -> None:
-    """Has the slot where an id would lie brought into the cache, and waits for nothing."""
-    prefetch(index.slots, home_of(index, table, key))
+def fetch(index: IndexArrays, table: int, key: int) -> int:
+    """Has the slots where an id would lie brought into the cache, and waits for nothing. Gives the id's home."""
+    home = home_of(index, table, key)
+    prefetch(index.slots, home)
+    prefetch(index.slots, home + _LINE_SLOTS)  # three of four probes that start in a line may end in the next
+    return home
 
 
 @numba.njit(inline="always", cache=True)
-def _fetch_homes(index: IndexArrays, table: int, ids: NDArray[np.int64], first: int, homes: NDArray[np.int64]) -> int:
-    """Fetches the slots of a block of ids, and writes down where they are: int64[BLOCK]. Gives the block's end."""
-    last = min(first + BLOCK, ids.size)
-    for i in range(first, last):
-        homes[i - first] = home_of(index, table, ids[i])
-        prefetch(index.slots, homes[i - first])
-    return last
+def _fetch_first(index: IndexArrays, table: int, ids: NDArray[np.int64], start: int, homes: NDArray[np.int64]) -> None:
+    """Fetches the slots of the first ids from `start` on, and writes down their homes: int64[BLOCK], a ring."""
+    for i in range(start, min(start + BLOCK, ids.size)):
+        homes[i % BLOCK] = fetch(index, table, ids[i])
 
 
 @numba.njit(inline="always", cache=True)
@@ -219,9 +221,12 @@ def remove(index: IndexArrays, table: int, key: int) -> int:
 def find_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
     """Rows of ids: int64[N] -> int64[N], -1 where absent."""
     homes = np.empty(BLOCK, dtype=np.int64)
-    for first in range(0, ids.size, BLOCK):
-        for i in range(first, _fetch_homes(index, table, ids, first, homes)):
-            rows[i] = find_from(index, homes[i - first], table, ids[i])
+    _fetch_first(index, table, ids, 0, homes)
+    for i in range(ids.size):
+        home = homes[i % BLOCK]
+        if i + BLOCK < ids.size:
+            homes[i % BLOCK] = fetch(index, table, ids[i + BLOCK])
+        rows[i] = find_from(index, home, table, ids[i])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -233,18 +238,23 @@ def find_or_insert_many(
     Gives the first that is not done because arrays must grow; N if all are.
     """
     homes = np.empty(BLOCK, dtype=np.int64)
-    for first in range(start, ids.size, BLOCK):
-        last = _fetch_homes(index, table, ids, first, homes)
-        segments = index.control[SEGMENTS]
-        for i in range(first, last):
-            row = find_from(index, homes[i - first], table, ids[i])
-            if row < 0 and index.control[SEGMENTS] != segments:  # a split may have moved it since
-                row = find(index, table, ids[i])
+    _fetch_first(index, table, ids, start, homes)
+    moved_end = 0  # homes of ids before it were told before a split
+    for i in range(start, ids.size):
+        home = homes[i % BLOCK]
+        if i + BLOCK < ids.size:
+            homes[i % BLOCK] = fetch(index, table, ids[i + BLOCK])
+        row = find_from(index, home, table, ids[i])
+        if row < 0 and i < moved_end:
+            row = find(index, table, ids[i])
+        if row < 0:
+            segments = index.control[SEGMENTS]
+            row = insert(index, table, ids[i])
+            if index.control[SEGMENTS] != segments:
+                moved_end = i + BLOCK + 1
             if row < 0:
-                row = insert(index, table, ids[i])
-                if row < 0:
-                    return i
-            rows[i] = row
+                return i
+        rows[i] = row
     return ids.size
 
 
@@ -252,9 +262,11 @@ def find_or_insert_many(
 def remove_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
     """Takes ids out: int64[N] -> the rows that they had, int64[N], -1 where absent."""
     homes = np.empty(BLOCK, dtype=np.int64)
-    for first in range(0, ids.size, BLOCK):
-        for i in range(first, _fetch_homes(index, table, ids, first, homes)):
-            rows[i] = remove(index, table, ids[i])
+    _fetch_first(index, table, ids, 0, homes)
+    for i in range(ids.size):
+        if i + BLOCK < ids.size:
+            fetch(index, table, ids[i + BLOCK])
+        rows[i] = remove(index, table, ids[i])
 
 
 @numba.njit(nogil=True, cache=True)
