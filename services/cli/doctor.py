@@ -27,14 +27,16 @@ def register(app: typer.Typer) -> None:
         """Check Redis, Kafka, topics, versions, clock and disk, and say what to do. Exit code 1 if anything fails."""
         from services.doctor import check_disk, check_redis, check_versions, failed
         from services.doctor_kafka import check_kafka
+        from services.joiner.rules import make_rules
         from services.settings import load_settings
 
         logging.getLogger("kafka").addHandler(logging.NullHandler())  # what it logs, the checks say in plain words
         settings = load_settings(config)
         redis_url, servers = _find_addresses(settings, data_dir)
+        horizon_ms = make_rules(settings.joiner, settings.tasks, settings.outcomes).horizon_ms
         checks = [
             *check_redis(settings.store.model_copy(update={"url": redis_url})),
-            *check_kafka(settings.events.model_copy(update={"bootstrap_servers": servers})),
+            *check_kafka(settings.events.model_copy(update={"bootstrap_servers": servers}), horizon_ms),
             *check_versions(),
             check_disk(data_dir),
         ]

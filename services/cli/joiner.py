@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
         from services.joiner.errors import JoinerError
         from services.joiner.rules import make_rules
         from services.settings import load_settings
+        from services.topics import TopicsUnequal
         from trainer.errors import LogLost
 
         settings = load_settings(config)
@@ -37,6 +38,6 @@ def register(app: typer.Typer) -> None:
         )
         try:
             Joiner(running, stop_on_signals()).run()
-        except (JoinerError, LogLost) as error:
+        except (JoinerError, TopicsUnequal, LogLost) as error:
             typer.echo(f"dolmen joiner: {error}", err=True)
             raise typer.Exit(3) from None

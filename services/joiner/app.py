@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from services.joiner.errors import TopicsUnequal
 from services.joiner.join import Join
 from services.joiner.ledger import Ledger, Overtaken
 from services.joiner.metrics import JoinerMetrics
-from services.joiner.murmur import partitions_of
 from services.joiner.opening import find_bounds, reconcile
 from services.joiner.pair import Pair
 from services.joiner.pending import Pending
@@ -22,8 +20,9 @@ from services.joiner.rules import Rules
 from services.joiner.sink import Destinations
 from services.joiner.source import LogGone, Place, Source
 from services.joiner.spill import Spill
-from services.joiner.topics import make_topics
+from services.murmur import partitions_of
 from services.settings import JoinerSettings
+from services.topics import TopicsUnequal, make_topics
 from trainer.connection import kafka_options
 from trainer.errors import EventsUnavailable
 from trainer.lost_log import count_left

@@ -3,8 +3,7 @@
 ::
 
     JoinerError
-    ├── Fenced                fatal: another joiner took the partition
-    └── TopicsUnequal         fatal: impressions and actions cannot be paired
+    └── Fenced                fatal: another joiner took the partition
 """
 
 
@@ -14,7 +13,3 @@ class JoinerError(Exception):
 
 class Fenced(JoinerError):
     """Another joiner took over a partition of this one."""
-
-
-class TopicsUnequal(JoinerError):
-    """The topics of impressions and actions do not have the same number of partitions, or lack one."""

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from services.joiner.last_record import read_record
 from services.joiner.metrics import JoinerMetrics
 from services.joiner.pair import Pair
 from services.joiner.record import Record
 from services.joiner.sink import Destinations, Sink, TooLarge, Transaction
-from services.joiner.topics import read_record
 from trainer.dead_letters import Letter
 from trainer.errors import EventsUnavailable
 from trainer.reader import Reader

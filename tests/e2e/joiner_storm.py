@@ -26,9 +26,9 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.partitioner.default import murmur2
 
 from services.datasets.reader import open_dataset
+from services.joiner.last_record import read_record
 from services.joiner.record import Record
 from services.joiner.rules import make_rules
-from services.joiner.topics import read_record
 from services.settings import load_settings
 from tests.e2e.storm import broker
 from tests.streams import Behaviour, Message, arrive, ordered, plain_join, without_told

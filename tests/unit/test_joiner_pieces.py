@@ -7,12 +7,12 @@ import pytest
 from kafka.partitioner.default import murmur2
 
 from services.joiner.entry import Entry
-from services.joiner.murmur import partitions_of
 from services.joiner.opening import reconcile
 from services.joiner.pending import Pending
 from services.joiner.record import Record, Side
 from services.joiner.rules import make_rules
 from services.joiner.spill import Spill
+from services.murmur import partitions_of
 from services.settings import ConfigError, load_settings
 from tests.streams import some_rules
 from trainer.errors import LogLost
