@@ -79,7 +79,7 @@ class Joiner:
         self._names = (names.impressions, names.actions)
         self._to = Destinations(names.examples, names.dead_letters, names.joiner_state, f"{config.events.id}-joiner")
         self._topics = Topics(self._options)
-        self._metrics = JoinerMetrics()
+        self._metrics = JoinerMetrics(self._names)
         self._source = Source(self._options)
         self._pairs: dict[int, Pair] = {}
         self._ledgers: dict[int, Ledger] = {}

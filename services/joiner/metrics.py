@@ -20,9 +20,13 @@ class _Pair(Protocol):
 
 
 class JoinerMetrics:
-    """The joiner's metrics, in a registry of their own."""
+    """The joiner's metrics, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        topics: Names of the topics that it reads.
+    """
+
+    def __init__(self, topics: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         self.tally = Tally()
@@ -33,6 +37,9 @@ class JoinerMetrics:
             "dolmen_joiner_misplaced_keys", "Messages in another partition than murmur2's of their key.", ["topic"],
             registry=r,
         )  # fmt: skip
+        for topic in topics:
+            self.consumed.labels(topic)
+            self.misplaced.labels(topic)
         self.dead_letters = Counter("dolmen_dead_letters", "Messages not joined.", ["topic", "reason"], registry=r)
         self.commit_seconds = Histogram(
             "dolmen_joiner_commit_seconds", "Time of a transaction.", buckets=_SECONDS, registry=r

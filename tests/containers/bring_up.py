@@ -1,7 +1,7 @@
 """Builds the image, brings docker-compose.yml up without Grafana, sees it learn and rank, and takes it down again.
 
-Run by deploy/check.sh. Trainer and ranker are started first, before there is any Redis or Kafka. The project and its
-ports are its own, so a deployment that runs on this machine is left alone. Variables of the environment:
+Run by deploy/check.sh. Joiner, trainer and ranker are started first, before there is any Redis or Kafka. The project
+and its ports are its own, so a deployment that runs on this machine is left alone. Variables of the environment:
 
 * ``COMPOSE``: the command, default ``docker compose``; ``podman-compose`` will do.
 * ``BUILD``: how the image is built, default ``docker build``; empty: it is there already.
@@ -49,16 +49,16 @@ def main() -> None:
     try:
         check()
     except BaseException:
-        say(compose("logs", "--tail", "15", "trainer", "ranker", "kafka", "redis", check=False))
+        say(compose("logs", "--tail", "15", "joiner", "trainer", "ranker", "kafka", "redis", check=False))
         raise
     finally:
         compose("down", "-v", check=False)
 
 
 def check() -> None:
-    compose("up", "-d", "--no-deps", "trainer", "ranker")
+    compose("up", "-d", "--no-deps", "joiner", "trainer", "ranker")
     time.sleep(5)  # long enough for both to find nobody
-    say("trainer and ranker run, and wait")
+    say("joiner, trainer and ranker run, and wait")
     with timed("ready after Redis and Kafka were started"):
         compose("up", "-d", "--no-deps", "redis", "kafka", "prometheus")
         until(lambda: get(f"{RANKER}/readyz") is not None, "the ranker is not ready")
@@ -82,7 +82,7 @@ def check() -> None:
 
 def check_hardening() -> None:
     """Ours run without rights, and nothing is published to other machines."""
-    for name in ("trainer", "ranker"):
+    for name in ("joiner", "trainer", "ranker"):
         user = compose("exec", "-T", name, "id", "-u").strip()
         assert user == "10001", f"{name} runs as {user}"
         written = "import pathlib; pathlib.Path('/opt/x').write_text('x')"

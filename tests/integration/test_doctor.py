@@ -5,15 +5,21 @@ import os
 import subprocess
 import sys
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
+from kafka.partitioner.default import murmur2
 
 from services.local.ports import claim_port
 from services.local.ready import Addresses, write_ready
+from services.topics import make_topics
+from trainer.connection import kafka_options
 from trainer.settings import EventsSettings
 from trainer.source import Source
+from trainer.topics import Topics
 
 pytestmark = pytest.mark.kafka
 
@@ -37,6 +43,9 @@ def test_healthy_servers_pass_and_missing_topics_are_no_failure(
         "DOLMEN_EVENTS__BOOTSTRAP_SERVERS": bootstrap_servers,
         "DOLMEN_EVENTS__TOPICS__EXAMPLES": f"{name}.examples",
         "DOLMEN_EVENTS__TOPICS__DEAD_LETTERS": f"{name}.dead",
+        "DOLMEN_EVENTS__TOPICS__IMPRESSIONS": f"{name}.impressions",
+        "DOLMEN_EVENTS__TOPICS__ACTIONS": f"{name}.actions",
+        "DOLMEN_EVENTS__TOPICS__JOINER_STATE": f"{name}.state",
     }
     words = ("--json", "--data-dir", str(tmp_path))
     result = run_doctor(*words, **variables)
@@ -47,6 +56,8 @@ def test_healthy_servers_pass_and_missing_topics_are_no_failure(
     assert checks["redis persistence"]["status"] == checks["redis eviction"]["status"] == "ok"
     assert checks["kafka"]["status"] == "ok"
     assert checks[f"topic {name}.examples"]["status"] == "warn"
+    assert checks[f"topic {name}.actions"]["status"] == "warn"
+    assert "joiner" in checks[f"topic {name}.actions"]["remedy"]
     assert set(checks["disk"]) == {"name", "status", "detail", "remedy"}
 
     topics = {"examples": f"{name}.examples", "dead_letters": f"{name}.dead"}
@@ -58,6 +69,31 @@ def test_healthy_servers_pass_and_missing_topics_are_no_failure(
     assert checks[f"topic {name}.dead"]["status"] == "ok"
     embedded = request.node.callspec.params["bootstrap_servers"] == "embedded"
     assert checks[f"retention of {name}.examples"]["status"] == ("warn" if embedded else "ok")
+
+
+def test_the_topics_of_the_joiner_are_looked_at(bootstrap_servers: str, tmp_path: Path) -> None:
+    name = f"t-{uuid.uuid4().hex[:12]}"
+    names = {kind: f"{name}.{kind}" for kind in ("impressions", "actions", "joiner_state", "examples", "dead_letters")}
+    events = EventsSettings(bootstrap_servers=bootstrap_servers, topics=names, partitions=4)
+    with closing(Topics(kafka_options(events))) as topics:
+        make_topics(topics, events)
+    with closing(KafkaProducer(bootstrap_servers=bootstrap_servers)) as producer:
+        for n in range(20):
+            key = f"r{n}".encode()
+            producer.send(names["impressions"], b"{}", key=key)
+            partition = (murmur2(key) & 0x7FFFFFFF) % 4
+            producer.send(names["actions"], b"{}", key=key, partition=partition if n else (partition + 1) % 4)
+        producer.flush(30)
+    variables = {f"DOLMEN_EVENTS__TOPICS__{kind.upper()}": topic for kind, topic in names.items()}
+    result = run_doctor(
+        "--json", "--data-dir", str(tmp_path), DOLMEN_EVENTS__BOOTSTRAP_SERVERS=bootstrap_servers, **variables
+    )
+    checks = found(result)
+    assert checks["joiner's topics"]["detail"] == "4 pairs of partitions"
+    assert checks[f"keys of {names['impressions']}"]["status"] == "ok"
+    misplaced = checks[f"keys of {names['actions']}"]
+    assert misplaced["status"] == "warn"
+    assert misplaced["detail"].startswith("1 of the last 20 messages")
 
 
 def test_addresses_come_from_the_stack_that_runs_on_the_data_dir(

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from embedding_store.bounded_shard import BoundedShard
+from embedding_store.cached_shard import Tally
+from embedding_store.settings import TableSettings
 from services.cli.main import COMMANDS
+from services.joiner.metrics import JoinerMetrics
 from services.ranker.metrics import RankerMetrics
 from services.settings import ConfigError, load_settings
 from trainer.metrics import TrainerMetrics
 
 ROOT = Path(__file__).parents[2]
-OURS = ("trainer", "ranker")
+OURS = ("joiner", "trainer", "ranker")
 PROMETHEUS_OWN = {"up"}
 CONTRACT = {
     "dolmen_examples_total",
@@ -48,6 +53,9 @@ CONTRACT = {
     "dolmen_rank_candidates_bucket",
     "dolmen_rank_requests_total",
     "dolmen_replica_lag_commits",
+    "dolmen_replica_miss_total",
+    "dolmen_joiner_pending",
+    "dolmen_joiner_late_total",
 }
 SAMPLES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -88,7 +96,12 @@ def alert_rules() -> list[dict[str, Any]]:
 
 def exported() -> set[str]:
     """Names of all samples that trainer and ranker export."""
-    registries = (TrainerMetrics(["click"]).registry, RankerMetrics().registry)
+    trainer, ranker = TrainerMetrics(["click"]), RankerMetrics()
+    trainer.refresh(
+        BoundedShard(SimpleNamespace(folded=lambda: 0), 8 << 20, [TableSettings(name="t", dim=2)], 1), {}, 0
+    )
+    ranker.watch(SimpleNamespace(tally=Tally(), lag_commits=0), lambda: None)
+    registries = (JoinerMetrics(["dolmen.actions"]).registry, trainer.registry, ranker.registry)
     families = [family for registry in registries for family in registry.collect()]
     return {family.name + suffix for family in families for suffix in SAMPLES[family.type]}
 
@@ -102,7 +115,7 @@ def names_in(query: str) -> set[str]:
 
 
 def test_compose_has_the_whole_deployment(services):
-    assert set(services) == {"redis", "kafka", "trainer", "ranker", "prometheus", "grafana"}
+    assert set(services) == {"redis", "kafka", *OURS, "prometheus", "grafana"}
 
 
 def test_every_published_port_is_on_the_loopback_interface(services):
@@ -180,14 +193,15 @@ def test_our_services_understand_their_environment(services, name, monkeypatch):
     service = services[name]
     assert service["command"][0] == name
     assert name in COMMANDS
-    assert set(service["depends_on"]) == {"redis", "kafka"}
+    assert set(service["depends_on"]) == ({"kafka"} if name == "joiner" else {"redis", "kafka"})
     for key, value in service["environment"].items():
         monkeypatch.setenv(key, value)
     settings = load_settings()
     assert settings.store.url == "redis://redis:6379/0"
     assert settings.events.bootstrap_servers == "kafka:9092"
-    if name == "trainer":
-        assert (settings.metrics.host, settings.metrics.port) == ("0.0.0.0", 9100)  # noqa: S104
+    if name != "ranker":
+        port = {"joiner": 9101, "trainer": 9100}[name]
+        assert (settings.metrics.host, settings.metrics.port) == ("0.0.0.0", port)  # noqa: S104
     else:
         assert (settings.ranker.host, settings.ranker.port) == ("0.0.0.0", 8080)  # noqa: S104
 
@@ -284,6 +298,8 @@ def test_prometheus_scrapes_where_the_services_listen(services):
     trainer_port = services["trainer"]["environment"]["DOLMEN_METRICS__PORT"]
     ranker_port = services["ranker"]["environment"]["DOLMEN_RANKER__PORT"]
     assert targets["trainer"] == [f"trainer:{trainer_port}"]
+    joiner_port = services["joiner"]["environment"]["DOLMEN_METRICS__PORT"]
+    assert targets["joiner"] == [f"joiner:{joiner_port}"]
     assert targets["ranker"] == [f"ranker:{ranker_port}"]
     mounted = [volume.split(":")[1] for volume in services["prometheus"]["volumes"]]
     assert [f"/etc/prometheus/{file}" for file in config["rule_files"]] == [v for v in mounted if "alerts" in v]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.partitioner.default import murmur2
 
 from services.doctor import (
     Check,
@@ -14,6 +15,10 @@ from services.doctor import (
     judge_redis,
     judge_topic_config,
 )
+from services.doctor_joiner import judge_kept, judge_keys, judge_pair, judge_state
+from trainer.reader import Record
+from trainer.settings import EventsSettings
+from trainer.topics import TopicState
 
 HEALTHY: dict[str, Any] = {
     "server_name": "valkey",
@@ -113,3 +118,63 @@ def test_a_server_that_would_keep_rows_in_their_larger_form_is_warned_of(limit_b
     check = judge_compaction(limit_bytes)
     assert check.status == status
     assert ("hash-max-listpack-value 256" in check.remedy) == (status == "warn")
+
+
+# The joiner's topics
+
+EVENTS = EventsSettings()
+
+
+def state(count: int) -> TopicState:
+    return TopicState(None, tuple(range(count)))
+
+
+def message(key: bytes | None, partition: int) -> Record:
+    return Record("actions", partition, 0, 0, key, b"{}")
+
+
+def home(key: bytes, count: int) -> int:
+    """As Kafka's own clients have it."""
+    return (murmur2(key) & 0x7FFFFFFF) % count
+
+
+def test_topics_of_unequal_partitions_fail_and_both_are_named() -> None:
+    check = judge_pair(EVENTS, state(4), state(3))
+    assert check.status == "fail"
+    assert "dolmen.impressions has 4" in check.detail
+    assert "dolmen.actions has 3" in check.detail
+    assert check.remedy.startswith("Give both")
+    assert judge_pair(EVENTS, state(4), state(4)).status == "ok"
+
+
+def test_a_key_outside_its_partition_is_counted_and_the_remedy_named() -> None:
+    keys = [f"r{n}".encode() for n in range(20)]
+    right = [message(key, home(key, 4)) for key in keys]
+    assert judge_keys("actions", right, 4).status == "ok"
+    wrong = [message(key, (home(key, 4) + 1) % 4) for key in keys[:3]]
+    check = judge_keys("actions", [*wrong, *right[3:]], 4)
+    assert check.status == "warn"
+    assert check.detail.startswith("3 of the last 20 messages")
+    assert "murmur2_random" in check.remedy
+
+
+def test_messages_without_a_key_fail() -> None:
+    check = judge_keys("actions", [message(None, 0), message(b"r1", 0)], 1)
+    assert check.status == "fail"
+    assert "request_id" in check.remedy
+
+
+@pytest.mark.parametrize(("hours", "status"), [(1, "fail"), (24, "fail"), (30, "warn"), (72, None), (-1, None)])
+def test_retention_is_held_against_how_long_impressions_wait(hours: int, status: str | None) -> None:
+    hour_ms = 3_600_000
+    check = judge_kept("actions", {"retention.ms": str(hours * hour_ms if hours > 0 else -1)}, 24 * hour_ms)
+    assert (check.status if check else None) == status
+
+
+@pytest.mark.parametrize(("policy", "status"), [("compact", "ok"), ("delete", "fail"), ("compact,delete", "fail")])
+def test_the_state_topic_must_keep_its_records(policy: str, status: str) -> None:
+    assert judge_state("state", {"cleanup.policy": policy}).status == status
+
+
+def test_a_state_topic_that_the_broker_says_nothing_of_is_warned_of() -> None:
+    assert judge_state("state", {}).status == "warn"
