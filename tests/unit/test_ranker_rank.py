@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.ranker.scoring import Scoring
 from tests.ranking import NOW_MS, World, define, example
 from trainer.example import request_to_columns
 
@@ -178,7 +179,8 @@ def test_a_replica_that_starts_anew_between_featurizing_and_scoring_is_noticed()
     model = world.follower.model
     assert model is not None
     batch = model.featurize(NOW_MS, {}, {}, [{"id": 1}])
-    locked = world.service._do_locked  # noqa: SLF001 - the moment between the two cannot be reached from outside
-    assert locked(model, lambda: model.scorer.probabilities(batch)) is not None
+    scoring = Scoring(world.replica, world.follower)
+    assert asyncio.run(scoring.held(model, lambda: model.scorer.probabilities(batch))) is not None
     world.replica.restart(world.trainer.snapshot())
-    assert locked(model, lambda: model.scorer.probabilities(batch)) is None
+    assert asyncio.run(scoring.held(model, lambda: model.scorer.probabilities(batch))) is None
+    scoring.close()
