@@ -9,11 +9,13 @@ from pydantic import ValidationError
 from embedding_store.encodings.counts import fixed_counts
 from embedding_store.encodings.encoding import INDEX_BYTES, Encoding, footprint
 from embedding_store.encodings.frequency import frequency_dims
+from embedding_store.encodings.masked import Masked
 from embedding_store.encodings.nested import Nested
 from embedding_store.encodings.projections import Projections
 from embedding_store.encodings.selection import make, make_all
 from embedding_store.encodings.settings import EncodingSettings
 from embedding_store.errors import BadBytes
+from embedding_store.index import HashIndex
 from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
 from tests.shards import SEED, pooled, see
@@ -201,6 +203,14 @@ def test_no_two_ids_share_a_row(name):
     assert len(np.unique(some.vectors(ids, "float32"), axis=0)) == ids.size
 
 
+def test_the_bytes_of_an_index_entry_are_those_of_the_stores_index():
+    index, found = HashIndex(1), []
+    for size in np.geomspace(50_000, 400_000, 40).astype(int).tolist():
+        index.lookup_or_insert(0, np.arange(len(index), size))
+        found.append(index.nbytes / size)
+    assert np.mean(found) == pytest.approx(INDEX_BYTES, rel=0.1)
+
+
 def test_a_hash_fills_as_many_buckets_as_chance_does():
     buckets, n = 1000, 1500
     how = EncodingSettings(kind="hashed", buckets=buckets)
@@ -265,9 +275,18 @@ def test_a_row_moves_up_as_its_id_is_seen_and_takes_its_numbers_along(optimizer)
     assert (encoding.vectors(ids) == whole).all()
 
 
-def unrotated(optimizer: str) -> Encoding:
+def test_every_sighting_of_a_batch_counts():
+    encoding, ids = unrotated("adagrad"), np.array([9, 8, 9, 7, 9, 8, 9])
+    encoding.learn(ids, np.zeros((7, K), dtype=np.float32))
+    assert encoding.blocks_of(np.array([7, 8, 9, 6])).tolist() == [0, 1, 2, 0]
+    assert encoding.parameters() == 1 + 3 + 8
+
+
+def unrotated(optimizer: str) -> Masked:
     how = EncodingSettings(kind="masked", plan=PLAN | {"matrix": None})
-    return make(table("uniform", optimizer=optimizer).model_copy(update={"encoding": how}), 1)
+    encoding = make(table("uniform", optimizer=optimizer).model_copy(update={"encoding": how}), 1)
+    assert isinstance(encoding, Masked)
+    return encoding
 
 
 def test_counts_known_beforehand_fix_the_blocks():
