@@ -69,7 +69,7 @@ class RowSet:
         self._layouts = self.layouts.arrays()
         counting = learning and any(t.admit_after > 1 and t.admission == "count" for t in self.tables)
         self.filter = SlidingFilter(admission.memory if counting else 0, admission.window)
-        self._table_arrays = _table_arrays(self.tables, seed)
+        self._table_arrays = table_arrays(self.tables, seed)
         self._touched = TouchArrays(
             np.empty(1 << 16, dtype=np.int64), np.zeros(1, dtype=np.int64),
             np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64),
@@ -276,7 +276,8 @@ class RowSet:
         return headers + self.rows.memory_bytes + self.index.nbytes + self.filter.nbytes
 
 
-def _table_arrays(tables: Sequence[TableSettings], seed: int) -> TableArrays:
+def table_arrays(tables: Sequence[TableSettings], seed: int) -> TableArrays:
+    """What kernels know of some tables, whose new rows depend on this seed."""
     return TableArrays(
         dims=np.array([t.dim for t in tables], dtype=np.int64),
         expire_ms=np.array([t.expire_after or NEVER_MS for t in tables], dtype=np.int64),

@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from embedding_store.encodings.settings import EncodingSettings
+
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _UNITS_BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -168,6 +170,9 @@ class TableSettings(Section):
         default="count", description="probability: at each sighting with 1 - 0.05^(1/admit_after)"
     )
     expire_after: OptionalDuration = Field(default=None, description="event time after which an unseen row goes")
+    encoding: EncodingSettings | None = Field(
+        default=None, description='how the table is held; live, {kind = "hashed", buckets = N} or none'
+    )
 
     @field_validator("dim")
     @classmethod

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from embedding_store.encodings.settings import EncodingSettings
 from embedding_store.settings import TableSettings
 from trainer.batch import Batch
 from trainer.definition import Definition, define
@@ -94,6 +95,17 @@ def full_definition(
         3,
         statistics=tuple(statistics),
     )
+
+
+def hashed(definition: Definition, **buckets: int) -> Definition:
+    """The same with some tables hashed."""
+    tables = [
+        table.model_copy(update={"encoding": EncodingSettings(kind="hashed", buckets=buckets[table.name])})
+        if table.name in buckets
+        else table
+        for table in definition.tables
+    ]
+    return definition.model_copy(update={"tables": tuple(tables)})
 
 
 def lived_message(rng: np.random.Generator, first_ts: int = 1_700_000_000_000) -> dict[str, Any]:

@@ -231,6 +231,11 @@ def _tables(
         if model.wide == "gaussian":
             changes |= {"tasks": tasks, "prior_variance": next(iter(variances), table.prior_variance)}
         faults += [f"tables.{name}.{key}: what uses the table sets it" for key in _given(declared, name, _SET_BY_USE)]
+        if table.encoding and (table.encoding.kind != "hashed" or table.encoding.hashes > 1):
+            faults.append(
+                f"tables.{name}.encoding: a live table takes kind hashed with one hash; dimensions per block "
+                "are a plan's business (`dolmen store plan`), int8 is `ranker.codec`, one width is `dim`"
+            )
         made[name] = table.model_copy(update=changes)
     others = [*_statistics_tables(statistics), *(_sequence_table(f) for f in features if f.kind == "sequence")]
     for table in others:

@@ -13,6 +13,7 @@ from embedding_store.lookup import Fields, Occurrences
 from embedding_store.sequences import Past
 from embedding_store.shard import Shard
 from trainer.batch import Batch
+from trainer.buckets import Buckets
 from trainer.definition import Definition
 from trainer.features import Featurizer
 from trainer.models.inputs import Inputs
@@ -23,7 +24,7 @@ class Embedded(NamedTuple):
     """B examples of F fields as the store has them now.
 
     Attributes:
-        occurrences: Ids of all fields; those of the visitor's past, P places, come behind them.
+        occurrences: Ids of all fields as their tables hold them; those of the visitor's past, P places, come behind.
         rows: int64[N], the row that scores each occurrence.
         pooled: float32[B, F + P, 1 + K], first the linear weight, then the vector.
         remembered: Statistics, and what the visitors did last.
@@ -70,16 +71,20 @@ class Embedder:
         self.bias = np.tile([0.0, gaussian.BIAS_VARIANCE], (tasks, 1)) if definition.gaussian else None
         count, of_store = len(featurizer.fields), featurizer.of_store
         self._own_fields = Fields(of_store.tables[:count], of_store.means[:count], of_store.counted[:count])
+        self._own_buckets = Buckets(definition, self._own_fields.tables)
+        self._buckets = Buckets(definition, of_store.tables)
         self._attends = definition.model.name == "din"
 
     def embed(self, batch: Batch) -> Embedded:
         """What the store has for a batch."""
-        self._shard.warm(lambda: [*self.stream.lookups(batch), (batch.occurrences, self._own_fields)])
+        self._shard.warm(
+            lambda: [*self.stream.lookups(batch), (self._own_buckets.held(batch.occurrences), self._own_fields)]
+        )
         remembered = self.stream.read(batch)
         occurrences = remembered.occurrences
         if remembered.past is not None:
             occurrences = _with_past(occurrences, len(self._featurizer.fields), remembered.past)
-        return self._embed(occurrences, remembered)
+        return self._embed(self._buckets.held(occurrences), remembered)
 
     def embed_unknown(self, embedded: Embedded) -> Embedded:
         """The same examples, were every value missing."""

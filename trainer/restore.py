@@ -68,10 +68,15 @@ def _faults(stored: TableSettings, wanted: TableSettings) -> list[str]:
     pairs = [
         (f"tables.{wanted.name}.{key}", getattr(stored, key), getattr(wanted, key)) for key in ("dim", "optimizer")
     ]
+    pairs.append((f"tables.{wanted.name}.encoding", _held(stored), _held(wanted)))
     pairs.append(("model.wide", stored.linear or stored.optimizer, wanted.linear or wanted.optimizer))
     if wanted.linear is None and stored.linear is None:
         pairs.pop()  # the linear weight learns as the vector does, and that is told already
     return [_conflict(key, wanted.name, had, asked) for key, had, asked in pairs if had != asked]
+
+
+def _held(table: TableSettings) -> object:
+    return table.encoding and table.encoding.model_dump(exclude_defaults=True)
 
 
 def _conflict(key: str, table: str, had: object, asked: object) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from embedding_store.bootstrap import Snapshot
 from embedding_store.shard import Shard
-from tests.definitions import full_definition, lived_batch, random_batch, small_definition
+from tests.definitions import full_definition, hashed, lived_batch, random_batch, small_definition
 from tests.shards import dump_of
 from trainer.learner import Learner
 from trainer.scorer import Scorer
@@ -18,10 +18,12 @@ DEFINITIONS = [
     (small_definition(), random_batch),
     (full_definition("din", embedding_l2=0.01), lived_batch),
     (full_definition("residual"), lived_batch),
+    (hashed(full_definition("din"), user=2, video=3, tags=4), lived_batch),
 ]
+NAMES = ["plain", "din with everything", "residual", "hashed tables"]
 
 
-@pytest.mark.parametrize(("definition", "batch_of"), DEFINITIONS, ids=["plain", "din with everything", "residual"])
+@pytest.mark.parametrize(("definition", "batch_of"), DEFINITIONS, ids=NAMES)
 @settings(max_examples=15, deadline=None)
 @given(steps=STEPS)
 def test_a_reader_that_applies_every_commit_scores_as_the_trainer_does(definition, batch_of, steps):
@@ -45,7 +47,7 @@ def test_a_reader_that_applies_every_commit_scores_as_the_trainer_does(definitio
             assert difference.max() <= 1e-6
 
 
-@pytest.mark.parametrize(("definition", "batch_of"), DEFINITIONS, ids=["plain", "din with everything", "residual"])
+@pytest.mark.parametrize(("definition", "batch_of"), DEFINITIONS, ids=NAMES)
 @settings(max_examples=8, deadline=None)
 @given(steps=STEPS, restored=st.sets(st.integers(0, 7)))
 def test_a_learner_that_is_restored_from_its_commits_anywhere_goes_on_to_the_bit(definition, batch_of, steps, restored):

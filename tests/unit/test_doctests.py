@@ -16,6 +16,9 @@ MODULES = sorted(
 )
 EXAMPLES = {
     "embedding_store.commit",
+    "embedding_store.encodings.counts",
+    "embedding_store.encodings.frequency",
+    "embedding_store.encodings.rounding",
     "embedding_store.ids",
     "embedding_store.settings",
     "trainer.example",
