@@ -60,6 +60,9 @@ class Resampled:
         scores: One float64[n] a seed.
         seed: Of the resamples.
 
+    Attributes:
+        found: float64[S, 1 + R], the AUC of each seed: of the examples as they are, then of each resample.
+
     **Source**: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 6; an example's weight is drawn from
     the Poisson distribution of mean 1.
     """
@@ -71,29 +74,24 @@ class Resampled:
         seed: int = 0,
     ) -> None:
         of_seed = [labels] * len(scores) if isinstance(labels, np.ndarray) else labels
-        self._found = np.empty((len(scores), 1 + RESAMPLES))
+        self.found = np.empty((len(scores), 1 + RESAMPLES))
         for s, (y, x) in enumerate(zip(of_seed, scores, strict=True)):
             order = np.argsort(x, kind="stable")
             ranked, positive = x[order], y[order] > 0.5
             rng = np.random.default_rng((seed, s if of_seed is labels else 0))
-            self._found[s, 0] = _weighted(ranked, positive, np.ones(y.size, dtype=np.int64))
+            self.found[s, 0] = _weighted(ranked, positive, np.ones(y.size, dtype=np.int64))
             for r in range(RESAMPLES):
-                self._found[s, 1 + r] = _weighted(ranked, positive, rng.poisson(1.0, y.size)[order])
+                self.found[s, 1 + r] = _weighted(ranked, positive, rng.poisson(1.0, y.size)[order])
         draws = np.random.default_rng((seed, 1 << 20))
         self._drawn = draws.integers(0, len(scores), (RESAMPLES, len(scores)))
 
-    @property
-    def by_seed(self) -> NDArray[np.float64]:
-        """float64[S], the AUC of each seed."""
-        return self._found[:, 0]
-
     def auc(self) -> Estimate:
         """Mean AUC over the seeds."""
-        return self._estimate(self._found)
+        return self._estimate(self.found)
 
     def less(self, other: "Resampled") -> Estimate:
         """Mean of the differences, seed by seed, of this AUC and another on the same labels."""
-        return self._estimate(self._found - other._found)
+        return self._estimate(self.found - other.found)
 
     def _estimate(self, found: NDArray[np.float64]) -> Estimate:
         resampled = found[self._drawn, 1 + np.arange(RESAMPLES)[:, None]].mean(1)

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -102,9 +103,10 @@ def run(how: Run) -> Page:
         f"{'; '.join(lost)}."
     )
     text = (
-        "One pass of a DeepFM without statistics, every list scored before it is learned. The tables of users and items "
-        "have a row an id or so many buckets; all else is equal. A share of collisions is that of ids without a row of "
-        f"their own, as the paper counts it. Mean of {len(seeds)} seeds, which draw the hash too, ± the standard error "
+        "One pass of a DeepFM without statistics, every list scored before it is learned. The tables of users and "
+        "items have a row an id or so many buckets; all else is equal. A share of collisions is that of ids without "
+        f"a row of their own, as the paper counts it. Mean of {len(seeds)} seeds, which draw the hash too, ± the "
+        "standard error "
         f"over resamples of seeds and examples; differences are paired. {missing}\n\n" + "\n\n".join(sections)
     )
     return Page("Collisions", finding, text, _drawing(found))
@@ -140,7 +142,7 @@ def _tenths(done: list[Passed]) -> NDArray[np.float64]:
     edges = np.linspace(0, done[0].labels.size, 11).round().astype(np.int64)
     return np.array([
         np.mean([auc(p.labels[a:b], p.scores[a:b]) for p in done])
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in pairwise(edges)
     ])  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Streams and shipped configurations, as experiments take and change them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from services.datasets.errors import DatasetError
 from services.datasets.reader import open_dataset
@@ -58,7 +59,7 @@ def with_model(**changes: object) -> Change:
 
 
 def passed(
-    dataset: str, definition: Definition, batch_size: int, limit: int | None = None, **options: object
+    dataset: str, definition: Definition, batch_size: int, limit: int | None = None, **options: Any
 ) -> Evaluation:
     """One pass over a stream, each list scored before it is learned.
 

@@ -5,7 +5,7 @@ online, its parameters synchronised to serving at several intervals.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ def one_stream(part: Part) -> Served:
     dataset, changes = STREAMS[part.stream]
     definition, batch_size = shipped(dataset, part.seed, *changes)
     featurizer = Featurizer(definition)
-    options = {"seed": part.seed} if dataset == "synthetic" else {}
+    options: dict[str, Any] = {"seed": part.seed} if dataset == "synthetic" else {}
     data = open_dataset(dataset, part.limit, **options)
     columns = data.columns(featurizer.sources, [task.name for task in definition.tasks])
     return serve(definition, Batch.join([featurizer.featurize(some) for some in columns]), batch_size)
@@ -125,12 +125,12 @@ def run(how: Run) -> Page:
         gains.append(f"{name} {gain}")
     finding = f"AUC of a model that learns and serves at every commit, less that of one frozen: {'; '.join(gains)}."
     text = (
-        "The shipped configurations learn the first half of the stream's event time by batches, and the rest list by list "
-        "as it comes. What serves is frozen at the half, or brought up to date at an interval of event time, or with every "
-        f"list. Each list is scored by what served at its time. Mean of {len(seeds)} seeds ± the standard error over "
-        "resamples of seeds and examples; differences are paired. KuaiRand's seeds draw initial values, those of the "
-        f"synthetic stream, whose tastes drift and whose items appear one by one, draw the stream too. {missing}\n\n"
-        + "\n\n".join(sections)
+        "The shipped configurations learn the first half of the stream's event time by batches, and the rest list by "
+        "list as it comes. What serves is frozen at the half, or brought up to date at an interval of event time, or "
+        f"with every list. Each list is scored by what served at its time. Mean of {len(seeds)} seeds ± the standard "
+        "error over resamples of seeds and examples; differences are paired. KuaiRand's seeds draw initial values, "
+        "those of the synthetic stream, whose tastes drift and whose items appear one by one, draw the stream too. "
+        f"{missing}\n\n" + "\n\n".join(sections)
     )
     return Page("Fresh against stale", finding, text, _drawing(found))
 

@@ -65,7 +65,7 @@ class Run:
             return list(pool.map(function, parts))
 
 
-QUICK = Run(seeds=2, limit=6000, workers=1)
+QUICK = Run(seeds=2, limit=3000, workers=1)
 """Small enough to see in a minute or two that everything runs; its figures say little."""
 
 
