@@ -18,15 +18,17 @@ from trainer.batch import Batch
 from trainer.features import Featurizer
 from trainer.learner import Learner
 
-TINY = Run(seeds=1, limit=400, workers=1)
+TINY = Run(seeds=1, limit=300, workers=1)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_runs_and_repeats_itself_but_for_times(name):
-    page, again = (run(name, TINY) for _ in range(2))
-    assert page.finding == again.finding
-    assert page.text.partition("## Speed")[0] == again.text.partition("## Speed")[0]
-    assert "nan" not in page.finding
+def test_an_experiment_runs(name):
+    page = run(name, TINY)
+    assert "nan" not in page.finding + page.text
+    if name == "models":  # the only one with times; the rest is said again
+        again = run(name, TINY)
+        assert page.finding == again.finding
+        assert page.text.partition("## Speed")[0] == again.text.partition("## Speed")[0]
 
 
 def test_the_command_writes_page_drawing_and_index(tmp_path, monkeypatch):
@@ -68,7 +70,7 @@ def test_an_estimate_has_the_auc_and_the_error_of_a_hand_made_bootstrap():
         return roc_auc_score(labels[drawn], some[drawn])
 
     errors, differences = [], []
-    for _ in range(400):
+    for _ in range(150):
         drawn, s = rng.integers(0, 800, 800), rng.integers(0, 2, 2)
         errors.append(np.mean([of(drawn, scores[n]) for n in s]))
         differences.append(np.mean([of(drawn, better[n]) - of(drawn, scores[n]) for n in s]))
@@ -122,4 +124,4 @@ def test_a_list_is_scored_by_what_was_learned_when_its_interval_began():
                 waiting = []
             expected.append(learner.scorer.probabilities(one)[:, 0])
             waiting.append(one)
-        assert np.array_equal(np.concatenate(expected), served.scores[name]), name
+        assert np.concatenate(expected) == pytest.approx(served.scores[name], abs=1e-6), name
