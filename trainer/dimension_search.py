@@ -75,7 +75,7 @@ class Found:
         blocks: Of the data.
         alpha: float32[B, K].
         worth: float64[B, K], what :func:`trainer.search.selection.keep_within` ranks by.
-        network: As the search left it: alpha is not folded in, nothing is pruned.
+        steps: The network as the search left it, alpha not folded in and nothing pruned, and its optimizers' state.
         passes: What it cost, in examples by those of the training part.
         seconds: What it took.
     """
@@ -85,9 +85,14 @@ class Found:
     blocks: Blocks
     alpha: NDArray[np.float32]
     worth: NDArray[np.float64]
-    network: Network
+    steps: Steps
     passes: float
     seconds: float
+
+    @property
+    def network(self) -> Network:
+        """The network as the search left it."""
+        return self.steps.network
 
     @property
     def matrices(self) -> dict[str, NDArray[np.float64]]:
@@ -139,8 +144,7 @@ def search(
     passes = train(steps, data, recipe, recipe.warm_passes, rng)
     upper, _ = validation_lines(data)
     if recipe.align:
-        network.rotate(_axes(network, data, blocks, upper, tables))
-        steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
+        steps.rotate(_axes(network, data, blocks, upper, tables))
         passes += upper.size / data.parts[0]
     searched = np.zeros((len(blocks.rows), 1), dtype=np.bool_)
     for name in names if tables is None else tables:
@@ -150,7 +154,7 @@ def search(
     worth[~searched[:, 0]] = np.inf
     passes += upper.size / data.parts[0]
     return Found(
-        data, recipe, blocks, network.alpha.numpy().copy(), worth, network, passes, time.perf_counter() - start
+        data, recipe, blocks, network.alpha.numpy().copy(), worth, steps, passes, time.perf_counter() - start
     )  # fmt: skip
 
 
@@ -174,6 +178,8 @@ def train(steps: Steps, data: Matrices, recipe: Recipe, passes: float, rng: np.r
     left = round(passes * size)
     every = max(1, size // 2)
     best, least = steps.network.copy_state(), np.inf
+    if recipe.best:
+        least = log_loss(steps.network.scores(data, choosing), data.labels[choosing])
     done = since = 0
     for lines in batches(size, recipe.batch_size, rng):
         if done >= left:
@@ -186,7 +192,7 @@ def train(steps: Steps, data: Matrices, recipe: Recipe, passes: float, rng: np.r
             loss = log_loss(steps.network.scores(data, choosing), data.labels[choosing])
             if loss < least:
                 best, least = steps.network.copy_state(), loss
-    if recipe.best and np.isfinite(least):
+    if recipe.best:
         steps.network.load_state(best)
     return min(done, left) / size
 
@@ -241,13 +247,15 @@ def _select(
     left = round(recipe.search_passes * data.parts[0])
     alphas = batches(upper.size, recipe.alpha_batch, rng)
     done = 0
+    mean = np.zeros((len(searched), data.dim))
     for lines in batches(data.parts[0], recipe.batch_size, rng):
         if done >= left:
             break
         some = lines[: left - done]
         ahead = some if recipe.order == 2 else None
         gradient = steps.alpha_gradient(data, upper[next(alphas)], ahead, recipe.l1)
-        steps.select(gradient * searched, recipe.alpha_rate, recipe.penalty)
+        mean = recipe.smoothing * mean + (1.0 - recipe.smoothing) * gradient
+        steps.select(mean * searched, recipe.alpha_rate, recipe.penalty)
         steps.learn(take(data, some), recipe.frozen)
         done += len(some)
     return done / data.parts[0] * recipe.search_cost

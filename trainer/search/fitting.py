@@ -93,9 +93,9 @@ def fit(
             passes += _weigh(steps, data, recipe, mask, alpha == "scalar", rng)
             passes += train(steps, data, recipe, recipe.tune_passes, rng)
     else:
-        network = copy.deepcopy(start.network)
+        steps = copy.deepcopy(start.steps)
+        network = steps.network
         network.fold(mask)
-        steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
         passes = train(steps, data, recipe, recipe.tune_passes, rng)
     return _fitted(data, blocks, mask, network, passes, begun)
 
