@@ -1,0 +1,184 @@
+"""A search's model over encodings: the same network and schedule, its rows held another way."""
+
+import copy
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from embedding_store.encodings.counts import fixed_counts
+from embedding_store.encodings.encoding import Encoding, footprint
+from embedding_store.encodings.nested import Nested
+from embedding_store.encodings.selection import make_all
+from embedding_store.encodings.settings import EncodingSettings
+from embedding_store.settings import TableSettings
+from trainer.definition import Definition
+from trainer.dimension_search import Recipe, train
+from trainer.search.matrices import Matrices
+from trainer.search.network import Examples, Network, take
+from trainer.search.steps import Steps
+
+_FIRST_ACCUMULATOR = 1e-12  # gradients are those of a mean over hundreds of examples
+
+
+class Encodings:
+    """The encodings of all tables of a data set; an id is a row's number in its table.
+
+    Args:
+        data: Its tables, and how often ids are seen.
+        settings: By table.
+        recipe: Optimizer, rate and seed.
+    """
+
+    def __init__(self, data: Matrices, settings: Mapping[str, EncodingSettings], recipe: Recipe) -> None:
+        self._tables = data.tables
+        tables = [
+            TableSettings(
+                name=table.name, dim=data.dim, optimizer=recipe.optimizer, learning_rate=recipe.rate,
+                initial_accumulator=_FIRST_ACCUMULATOR, encoding=settings[table.name],
+            )
+            for table in data.tables
+        ]  # fmt: skip
+        counts = {
+            table.name: fixed_counts(np.arange(table.last - table.first), data.counts[table.first : table.last])
+            for table in data.tables
+        }
+        self.of = make_all(tables, recipe.seed, counts)
+        self.served: int | None = None
+
+    def _parts(self, distinct: NDArray[np.int64]) -> list[tuple[Encoding, slice, NDArray[np.int64]]]:
+        """Encoding, place and ids of each table's rows among int64[u] rising rows."""
+        ends = np.searchsorted(distinct, [table.last for table in self._tables]).tolist()
+        starts = [0, *ends[:-1]]
+        return [
+            (self.of[table.name], slice(a, b), distinct[a:b] - table.first)
+            for table, a, b in zip(self._tables, starts, ends, strict=True)
+        ]
+
+    def vectors(self, distinct: NDArray[np.int64], serving: bool) -> NDArray[np.float32]:
+        """Vectors of some rows, int64[u] rising -> float32[u, K]; of nested tables the prefix that is served."""
+        parts = []
+        for encoding, _, ids in self._parts(distinct):
+            if serving and isinstance(encoding, Nested) and self.served is not None:
+                parts.append(encoding.served(self.served).vectors(ids))
+            else:
+                parts.append(encoding.vectors(ids))
+        return np.concatenate(parts)
+
+    def learn(self, distinct: NDArray[np.int64], gradients: NDArray[np.float32]) -> None:
+        """One step, from float32[u, K]."""
+        for encoding, place, ids in self._parts(distinct):
+            encoding.learn(ids, gradients[place])
+
+    def footprint(self) -> tuple[int, int]:
+        """Parameters and bytes, of nested tables those of the prefix that is served."""
+        if self.served is None:
+            return footprint(self.of.values())
+        return footprint(e.served(self.served) if isinstance(e, Nested) else e for e in self.of.values())
+
+
+class _State(NamedTuple):
+    encodings: dict[str, Encoding]
+    dense: dict[str, Tensor]
+
+
+class _EncodedNetwork(Network):
+    """The network, its vectors from encodings."""
+
+    def __init__(self, definition: Definition, data: Matrices, encodings: Encodings, seed: int) -> None:
+        super().__init__(definition, data, np.zeros(data.rows, dtype=np.int64), seed)
+        self.encodings = encodings
+
+    def scores(self, data: Matrices, lines: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See :meth:`Network.scores`."""
+        found = [np.empty(0, dtype=np.float32)]
+        with torch.no_grad():
+            for first in range(0, lines.size, 8192):
+                examples = take(data, lines[first : first + 8192])
+                vectors = torch.from_numpy(self.encodings.vectors(examples.distinct.numpy(), serving=True))
+                found.append(self.logits(examples, vectors[examples.places], None).numpy())
+        return np.concatenate(found)
+
+    def copy_state(self) -> _State:  # type: ignore[override]
+        return _State(copy.deepcopy(self.encodings.of), {k: v.clone() for k, v in self.module.state_dict().items()})
+
+    def load_state(self, state: _State) -> None:  # type: ignore[override]
+        self.encodings.of = copy.deepcopy(state.encodings)
+        self.module.load_state_dict(state.dense)
+
+
+class _EncodedSteps(Steps):
+    """Steps of encodings and dense weights."""
+
+    def __init__(self, network: _EncodedNetwork, recipe: Recipe) -> None:
+        super().__init__(network, recipe.optimizer, recipe.rate, recipe.network_rate)
+        self._encodings = network.encodings
+        self._adam = torch.optim.Adam(network.module.parameters(), recipe.network_rate)
+
+    def learn(self, examples: Examples, frozen: bool = False) -> None:
+        """See :meth:`Steps.learn`."""
+        distinct = examples.distinct.numpy()
+        vectors = torch.from_numpy(self._encodings.vectors(distinct, serving=False)).requires_grad_()
+        logits = self.network.logits(examples, vectors[examples.places], None)
+        self._adam.zero_grad()
+        torch.autograd.backward([binary_cross_entropy_with_logits(logits, examples.labels)])
+        if not frozen:
+            self._adam.step()
+        if vectors.grad is not None:
+            self._encodings.learn(distinct, vectors.grad.numpy())
+
+
+class Trained(NamedTuple):
+    """A model over encodings.
+
+    Attributes:
+        scores: float32[n], logits of the test part.
+        parameters: Of all tables.
+        bytes: As docs/encodings.md counts them.
+        passes: Of training.
+        seconds: Of it.
+    """
+
+    scores: NDArray[np.float32]
+    parameters: int
+    bytes: int
+    passes: float
+    seconds: float
+
+
+def fit(
+    definition: Definition,
+    data: Matrices,
+    recipe: Recipe,
+    settings: Mapping[str, EncodingSettings],
+    served: tuple[int | None, ...] = (None,),
+) -> list[Trained]:
+    """Trains a model over encodings for as long as :func:`trainer.search.fitting.fit` does, from fresh values.
+
+    Args:
+        definition: The model.
+        data: Its examples.
+        recipe: The schedule.
+        settings: By table.
+        served: Prefixes by which nested tables are served, each a result of its own; the last says what was best.
+    """
+    start = time.perf_counter()
+    encodings = Encodings(data, settings, recipe)
+    encodings.served = served[-1]
+    network = _EncodedNetwork(definition, data, encodings, recipe.seed)
+    rng = np.random.default_rng(recipe.seed + 1)
+    total = recipe.warm_passes + recipe.search_passes + recipe.tune_passes
+    passes = train(_EncodedSteps(network, recipe), data, recipe, total, rng)
+    seconds = time.perf_counter() - start
+    test = data.part("test")
+    lines = np.arange(test.start, test.stop)
+    found = []
+    for prefix in served:
+        encodings.served = prefix
+        found.append(Trained(network.scores(data, lines), *encodings.footprint(), passes, seconds))
+    return found
