@@ -156,7 +156,7 @@ def _weigh(
             break
         some = lines[: left - done]
         gradient = steps.alpha_gradient(data, upper[next(alphas)], None, 0.0) * mask
-        steps.select(gradient, recipe.alpha_rate, 0.0, shared)
+        steps.select(gradient, recipe.alpha_rate, 0.0, recipe.largest, shared)
         steps.learn(take(data, some))
         done += len(some)
     return done / data.parts[0] * recipe.search_cost

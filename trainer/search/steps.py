@@ -151,11 +151,13 @@ class Steps:
         (gradient,) = torch.autograd.grad(loss + l1 * alpha.abs().sum(), alpha)
         return np.asarray(gradient.numpy(), dtype=np.float64)
 
-    def select(self, gradient: NDArray[np.float64], rate: float, penalty: float, shared: bool = False) -> None:
+    def select(
+        self, gradient: NDArray[np.float64], rate: float, penalty: float, largest: float, shared: bool = False
+    ) -> None:
         """Moves alpha, see :func:`trainer.search.selection.step`; `shared`: all numbers of a block alike."""
         if shared:
             gradient = np.broadcast_to(gradient.mean(axis=1, keepdims=True), gradient.shape)
-        moved = selection.step(self.network.alpha.numpy(), gradient, rate, penalty)
+        moved = selection.step(self.network.alpha.numpy(), gradient, rate, penalty, largest=largest)
         self.network.alpha = torch.from_numpy(moved)
 
 
