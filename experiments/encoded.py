@@ -1,9 +1,8 @@
 """A search's model over encodings: the same network and schedule, its rows held another way."""
 
-import copy
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from embedding_store.encodings.counts import fixed_counts
 from embedding_store.encodings.encoding import Encoding, footprint
+from embedding_store.encodings.int8 import Int8
 from embedding_store.encodings.nested import Nested
 from embedding_store.encodings.selection import make_all
 from embedding_store.encodings.settings import EncodingSettings
@@ -23,6 +23,8 @@ from trainer.search.matrices import Matrices
 from trainer.search.network import Examples, Network, take
 from trainer.search.steps import Steps
 
+Way = int | Literal["int8"] | None
+"""How trained encodings are served: a nested table by a prefix, any in int8, or as they are."""
 _FIRST_ACCUMULATOR = 1e-12  # gradients are those of a mean over hundreds of examples
 
 
@@ -48,67 +50,92 @@ class Encodings:
             table.name: fixed_counts(np.arange(table.last - table.first), data.counts[table.first : table.last])
             for table in data.tables
         }
-        self.of = make_all(tables, recipe.seed, counts)
-        self.served: int | None = None
+        self._of = make_all(tables, recipe.seed, counts)
 
     def _parts(self, distinct: NDArray[np.int64]) -> list[tuple[Encoding, slice, NDArray[np.int64]]]:
         """Encoding, place and ids of each table's rows among int64[u] rising rows."""
         ends = np.searchsorted(distinct, [table.last for table in self._tables]).tolist()
         starts = [0, *ends[:-1]]
         return [
-            (self.of[table.name], slice(a, b), distinct[a:b] - table.first)
+            (self._of[table.name], slice(a, b), distinct[a:b] - table.first)
             for table, a, b in zip(self._tables, starts, ends, strict=True)
         ]
 
-    def vectors(self, distinct: NDArray[np.int64], serving: bool) -> NDArray[np.float32]:
-        """Vectors of some rows, int64[u] rising -> float32[u, K]; of nested tables the prefix that is served."""
-        parts = []
-        for encoding, _, ids in self._parts(distinct):
-            if serving and isinstance(encoding, Nested) and self.served is not None:
-                parts.append(encoding.served(self.served).vectors(ids))
-            else:
-                parts.append(encoding.vectors(ids))
-        return np.concatenate(parts)
+    def vectors(self, distinct: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the next batch learns from: int64[u] rising rows -> float32[u, K]."""
+        return np.concatenate([encoding.vectors(ids) for encoding, _, ids in self._parts(distinct)])
 
     def learn(self, distinct: NDArray[np.int64], gradients: NDArray[np.float32]) -> None:
         """One step, from float32[u, K]."""
         for encoding, place, ids in self._parts(distinct):
             encoding.learn(ids, gradients[place])
 
-    def footprint(self) -> tuple[int, int]:
-        """Parameters and bytes, of nested tables those of the prefix that is served."""
-        if self.served is None:
-            return footprint(self.of.values())
-        return footprint(e.served(self.served) if isinstance(e, Nested) else e for e in self.of.values())
+    def served(self, way: Way) -> NDArray[np.float32]:
+        """Every row's vector as it is served: float32[R, K]."""
+        rows = np.arange(self._tables[-1].last)
+        return np.concatenate([_served(encoding, way).vectors(ids) for encoding, _, ids in self._parts(rows)])
+
+    def footprint(self, way: Way) -> tuple[int, int]:
+        """Parameters and bytes as they are served."""
+        return footprint(_served(encoding, way) for encoding in self._of.values())
+
+
+def _served(encoding: Encoding, way: Way) -> Encoding:
+    if way == "int8":
+        return Int8(encoding)
+    return encoding if way is None or not isinstance(encoding, Nested) else encoding.served(way)
 
 
 class _State(NamedTuple):
-    encodings: dict[str, Encoding]
+    """What a model over encodings serves: by way, every row's vector; and the dense weights."""
+
+    vectors: dict[Way, Tensor]
     dense: dict[str, Tensor]
 
 
 class _EncodedNetwork(Network):
-    """The network, its vectors from encodings."""
+    """The network, its vectors from encodings.
 
-    def __init__(self, definition: Definition, data: Matrices, encodings: Encodings, seed: int) -> None:
+    Args:
+        definition: See :class:`Network`.
+        data: See there.
+        encodings: Of the data's tables.
+        seed: See there.
+        ways: How they are served.
+
+    Attributes:
+        way: That of :meth:`scores`; at first the last.
+    """
+
+    def __init__(
+        self, definition: Definition, data: Matrices, encodings: Encodings, seed: int, ways: tuple[Way, ...]
+    ) -> None:
         super().__init__(definition, data, np.zeros(data.rows, dtype=np.int64), seed)
         self.encodings = encodings
+        self._ways = ways
+        self.way = ways[-1]
+        self._best: dict[Way, Tensor] = {}
 
     def scores(self, data: Matrices, lines: NDArray[np.int64]) -> NDArray[np.float32]:
         """See :meth:`Network.scores`."""
+        whole = self._best.get(self.way)
+        if whole is None:
+            whole = torch.from_numpy(self.encodings.served(self.way))
         found = [np.empty(0, dtype=np.float32)]
         with torch.no_grad():
             for first in range(0, lines.size, 8192):
                 examples = take(data, lines[first : first + 8192])
-                vectors = torch.from_numpy(self.encodings.vectors(examples.distinct.numpy(), serving=True))
-                found.append(self.logits(examples, vectors[examples.places], None).numpy())
+                found.append(self.logits(examples, whole[examples.distinct][examples.places], None).numpy())
         return np.concatenate(found)
 
-    def copy_state(self) -> _State:  # type: ignore[override]
-        return _State(copy.deepcopy(self.encodings.of), {k: v.clone() for k, v in self.module.state_dict().items()})
+    def copy_state(self) -> _State:  # type: ignore[override]  # encodings cannot be set back, what they serve can
+        """What is served now."""
+        vectors = {way: torch.from_numpy(self.encodings.served(way)) for way in self._ways}
+        return _State(vectors, {k: v.clone() for k, v in self.module.state_dict().items()})
 
     def load_state(self, state: _State) -> None:  # type: ignore[override]
-        self.encodings.of = copy.deepcopy(state.encodings)
+        """Serves what :meth:`copy_state` gave from now on; nothing is learned after it."""
+        self._best = state.vectors
         self.module.load_state_dict(state.dense)
 
 
@@ -123,7 +150,7 @@ class _EncodedSteps(Steps):
     def learn(self, examples: Examples, frozen: bool = False) -> None:
         """See :meth:`Steps.learn`."""
         distinct = examples.distinct.numpy()
-        vectors = torch.from_numpy(self._encodings.vectors(distinct, serving=False)).requires_grad_()
+        vectors = torch.from_numpy(self._encodings.vectors(distinct)).requires_grad_()
         logits = self.network.logits(examples, vectors[examples.places], None)
         self._adam.zero_grad()
         torch.autograd.backward([binary_cross_entropy_with_logits(logits, examples.labels)])
@@ -156,7 +183,7 @@ def fit(
     data: Matrices,
     recipe: Recipe,
     settings: Mapping[str, EncodingSettings],
-    served: tuple[int | None, ...] = (None,),
+    ways: tuple[Way, ...] = (None,),
 ) -> list[Trained]:
     """Trains a model over encodings for as long as :func:`trainer.search.fitting.fit` does, from fresh values.
 
@@ -165,12 +192,11 @@ def fit(
         data: Its examples.
         recipe: The schedule.
         settings: By table.
-        served: Prefixes by which nested tables are served, each a result of its own; the last says what was best.
+        ways: How it is served, each a result of its own; the last says which moment of the training was best.
     """
     start = time.perf_counter()
     encodings = Encodings(data, settings, recipe)
-    encodings.served = served[-1]
-    network = _EncodedNetwork(definition, data, encodings, recipe.seed)
+    network = _EncodedNetwork(definition, data, encodings, recipe.seed, ways)
     rng = np.random.default_rng(recipe.seed + 1)
     total = recipe.warm_passes + recipe.search_passes + recipe.tune_passes
     passes = train(_EncodedSteps(network, recipe), data, recipe, total, rng)
@@ -178,7 +204,7 @@ def fit(
     test = data.part("test")
     lines = np.arange(test.start, test.stop)
     found = []
-    for prefix in served:
-        encodings.served = prefix
-        found.append(Trained(network.scores(data, lines), *encodings.footprint(), passes, seconds))
+    for way in ways:
+        network.way = way
+        found.append(Trained(network.scores(data, lines), *encodings.footprint(way), passes, seconds))
     return found

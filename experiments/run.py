@@ -16,6 +16,8 @@ EXPERIMENTS = {
     "freshness": "a frozen model against one that is brought up to date, at several intervals",
     "footprint": "admission and expiry: rows and bytes against accuracy",
     "models": "the family of models, and peers beside it",
+    "planted": "does the search find dimensions that are known?",
+    "dimensions": "parameters and bytes against accuracy: dimension search and its rivals",
 }
 """Names of the experiments, each a module of this package, and what each asks."""
 
