@@ -106,8 +106,8 @@ def run(how: Run) -> Page:
         "One pass of a DeepFM without statistics, every list scored before it is learned. The tables of users and "
         "items have a row an id or so many buckets; all else is equal. A share of collisions is that of ids without "
         f"a row of their own, as the paper counts it. Mean of {len(seeds)} seeds, which draw the hash too, ± the "
-        "standard error "
-        f"over resamples of seeds and examples; differences are paired. {missing}\n\n" + "\n\n".join(sections)
+        f"standard error over resamples of seeds and examples; differences are paired. {missing}\n\n"
+        + "\n\n".join(sections)
     )
     return Page("Collisions", finding, text, _drawing(found))
 

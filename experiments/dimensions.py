@@ -83,13 +83,13 @@ def run(how: Run) -> Page:
         "A DeepFM without linear weights and statistics, so that all signal is in the vectors "
         "(`services/datasets/*_vectors.toml`); on planted data a dot product, blocks of items using 1 to 8 "
         "dimensions. 80 % of a stream is for training, a tenth each for validation and test, in time order. Every "
-        "rival learns from as many examples as the search and its tuning together, in the same batches, and ends "
-        "with what was best on validation, looked at twice a pass. Alphas learn on the other half of the validation "
-        "part, beside the training. Parameters and bytes are those of all rows, counted as in "
-        "[Encodings](../encodings.md); hashed and unified tables, and those of low rank, are such where a table has "
-        "200 ids or more. AUC on the test part, mean over the seeds ± the standard error over resamples of seeds and "
-        "examples; differences are "
-        f"paired. {missing}\n\n" + "\n\n".join(sections) + f"\n\n{_times(found)}"
+        "rival learns from as many training examples as the search and its tuning together, and ends with what was "
+        "best on one half of the validation part, looked at twice a pass; alphas learn on the other half. Parameters "
+        "and bytes are those of all rows, counted as in [Encodings](../encodings.md). From `hashed` on, rows are held "
+        "by the store's encodings, before by the search's own model; `uniform 16 in the store's rows` ties the two. "
+        "Hashed, unified and low rank are tables of 200 ids or more, the others stay whole. AUC on the test part, "
+        "mean over the seeds ± the standard error over resamples of seeds and examples; differences are paired. "
+        f"{missing}\n\n" + "\n\n".join(sections) + f"\n\n{_times(found)}"
     )
     finding = f"AUC of DNIS at 30 % of the parameters, less that of {FULL}: {held}."
     return Page("Dimensions", finding, text, _drawing(found, areas))
@@ -148,8 +148,7 @@ def _statements(areas: Areas) -> list[str]:
         "at 10 %.",
         f"Uniform 2 is {pays} {FULL}: {narrow.signed}.",
         f"Shrinkage: one alpha a block adds {less(f'{FULL}, an alpha a block', full)} to {FULL} and prunes nothing; "
-        "one a "
-        f"block and dimension {less(f'{FULL}, an alpha a block and dimension', full)}.",
+        f"one a block and dimension {less(f'{FULL}, an alpha a block and dimension', full)}.",
         f"Alignment: at 30 %, a search on aligned axes less one on the axes as they are: "
         f"{less('DNIS, 30%', areas['DNIS on axes as they are, 30%'])}.",
     ]
@@ -163,8 +162,7 @@ def _times(found: dict[str, list[Done]]) -> str:
     ]  # fmt: skip
     return (
         "## Time\n\nSeconds of one thread, two data sets side by side. Times of the machine that wrote this page: "
-        "they are "
-        "not repeated.\n\n" + table(["data", "search", "tuning", f"training of {FULL}"], rows)
+        "they are not repeated.\n\n" + table(["data", "search", "tuning", f"training of {FULL}"], rows)
     )
 
 

@@ -97,8 +97,8 @@ def run(how: Run) -> Page:
         "and bytes are those at the end; bytes are of the trainer's rows with headers and optimizer state and of "
         "their index. Where ids are counted there is the filter besides, whose size, `admission.memory`, is fixed "
         f"({_FILTER >> 20} MiB by default). AUC over the second half of the stream, mean of {len(seeds)} seeds ± the "
-        "standard error over resamples of seeds and examples; "
-        f"differences are paired. {missing}\n\n" + "\n\n".join(sections)
+        f"standard error over resamples of seeds and examples; differences are paired. {missing}\n\n"
+        + "\n\n".join(sections)
     )
     return Page("Admission and expiry", finding, text, _drawing(found))
 

@@ -140,8 +140,7 @@ def run(how: Run) -> Page:
         "sizes of batches. All but the last two of the family take the linear weights as Gaussian ones. Mean of "
         f"{len(seeds)} seeds (of peers: one) ± the standard error over resamples of seeds and examples; differences "
         "are paired. Peers learn from the ids and numbers that the shipped configuration gives its own model; once "
-        "more with "
-        f"smoothed rates and counts of the main ids beside them. {missing}\n\n"
+        f"more with smoothed rates and counts of the main ids beside them. {missing}\n\n"
         + "\n\n".join([*sections, _speed(found)])
     )
     return Page("The family of models", finding, text, _drawing(found))

@@ -64,7 +64,7 @@ def write(page: Page, name: str, command: str, out: Path) -> None:
         f"# {page.title}\n\n```sh\n{command}\n```\n\n{_FINDING}{page.finding}\n\n![{page.title}]({name}.png)\n\n"
         f"{page.text.strip()}\n"
     )
-    _put(out / f"{name}.md", body)
+    _put(out / f"{name}.md", "".join(f"{line.rstrip()}\n" for line in body.splitlines()))
 
 
 def write_index(names: Sequence[str], out: Path, command: str) -> None:
