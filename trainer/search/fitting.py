@@ -85,7 +85,9 @@ def fit(
         network.fold(mask)
         steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
         if alpha == "none":
-            passes = train(steps, data, recipe, recipe.warm_passes + recipe.search_passes + recipe.tune_passes, rng)
+            passes = train(
+                steps, data, recipe, recipe.warm_passes + recipe.search_passes + recipe.tune_passes, rng
+            )
         else:
             passes = train(steps, data, recipe, recipe.warm_passes, rng)
             passes += _weigh(steps, data, recipe, mask, alpha == "scalar", rng)

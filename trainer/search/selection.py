@@ -115,7 +115,9 @@ def keep_within(
     return kept
 
 
-def to_plan(bounds: Sequence[int], kept: NDArray[np.bool_], matrix: NDArray[np.float64] | None = None) -> TablePlan:
+def to_plan(
+    bounds: Sequence[int], kept: NDArray[np.bool_], matrix: NDArray[np.float64] | None = None
+) -> TablePlan:
     """The dimension plan of one table.
 
     Neighbouring blocks that keep the same become one.
