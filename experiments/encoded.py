@@ -86,14 +86,14 @@ def _served(encoding: Encoding, way: Way) -> Encoding:
     return encoding if way is None or not isinstance(encoding, Nested) else encoding.served(way)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """What a model over encodings serves: by way, every row's vector; and the dense weights."""
 
     vectors: dict[Way, Tensor]
     dense: dict[str, Tensor]
 
 
-class _EncodedNetwork(Network):
+class EncodedNetwork(Network):
     """The network, its vectors from encodings.
 
     Args:
@@ -128,21 +128,21 @@ class _EncodedNetwork(Network):
                 found.append(self.logits(examples, whole[examples.distinct][examples.places], None).numpy())
         return np.concatenate(found)
 
-    def copy_state(self) -> _State:  # type: ignore[override]  # encodings cannot be set back, what they serve can
+    def copy_state(self) -> State:  # type: ignore[override]  # encodings cannot be set back, what they serve can
         """What is served now."""
         vectors = {way: torch.from_numpy(self.encodings.served(way)) for way in self._ways}
-        return _State(vectors, {k: v.clone() for k, v in self.module.state_dict().items()})
+        return State(vectors, {k: v.clone() for k, v in self.module.state_dict().items()})
 
-    def load_state(self, state: _State) -> None:  # type: ignore[override]
+    def load_state(self, state: State) -> None:  # type: ignore[override]
         """Serves what :meth:`copy_state` gave from now on; nothing is learned after it."""
         self._best = state.vectors
         self.module.load_state_dict(state.dense)
 
 
-class _EncodedSteps(Steps):
+class EncodedSteps(Steps):
     """Steps of encodings and dense weights."""
 
-    def __init__(self, network: _EncodedNetwork, recipe: Recipe) -> None:
+    def __init__(self, network: EncodedNetwork, recipe: Recipe) -> None:
         super().__init__(network, recipe.optimizer, recipe.rate, recipe.network_rate)
         self._encodings = network.encodings
         self._adam = torch.optim.Adam(network.module.parameters(), recipe.network_rate)
@@ -196,10 +196,10 @@ def fit(
     """
     start = time.perf_counter()
     encodings = Encodings(data, settings, recipe)
-    network = _EncodedNetwork(definition, data, encodings, recipe.seed, ways)
+    network = EncodedNetwork(definition, data, encodings, recipe.seed, ways)
     rng = np.random.default_rng(recipe.seed + 1)
     total = recipe.warm_passes + recipe.search_passes + recipe.tune_passes
-    passes = train(_EncodedSteps(network, recipe), data, recipe, total, rng)
+    passes = train(EncodedSteps(network, recipe), data, recipe, total, rng)
     seconds = time.perf_counter() - start
     test = data.part("test")
     lines = np.arange(test.start, test.stop)
