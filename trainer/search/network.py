@@ -183,21 +183,23 @@ class Network:
         self.alpha = mask
 
     def copy_state(self) -> "State":
-        """Rows, linear weights and dense weights as they are now."""
+        """All that learns, as it is now."""
         linear = None if self.linear is None else self.linear.clone()
-        return State(self.rows.clone(), linear, {k: v.clone() for k, v in self.module.state_dict().items()})
+        return State(self.rows.clone(), linear, self.alpha.clone(), {k: v.clone() for k, v in self.module.state_dict().items()})
 
     def load_state(self, state: "State") -> None:
         """Takes what :meth:`copy_state` gave, in place."""
         self.rows.copy_(state.rows)
         if self.linear is not None and state.linear is not None:
             self.linear.copy_(state.linear)
+        self.alpha = state.alpha.clone()
         self.module.load_state_dict(state.dense)
 
 
 class State(NamedTuple):
-    """What a network has learned, but for alpha and matrices."""
+    """What a network has learned; its matrices stay as they are."""
 
     rows: Tensor
     linear: Tensor | None
+    alpha: Tensor
     dense: dict[str, Tensor]

@@ -15,6 +15,7 @@ from trainer.search.matrices import Matrices, TableRows
 from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
 
 ITEM, USER = "item", "user"
+_SHARES = 0.7, 0.2, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Truth:
     @property
     def examples(self) -> int:
         """Of a whole data set."""
-        return round(sum(self.sightings) * len(self.items) / len(self.dims) / 0.8)
+        return round(sum(self.sightings) * len(self.items) / len(self.dims) / _SHARES[0])
 
     def draw(
         self, rng: np.random.Generator, examples: int
@@ -103,7 +104,7 @@ def definition(dim: int = 16, seed: int = 1) -> Definition:
 
 
 def planted(truth: Truth, seed: int, examples: int | None = None, dim: int = 16) -> Matrices:
-    """A whole data set of a truth: 80 % for training, a tenth each for validation and test.
+    """A whole data set of a truth: 70 % for training, 20 % for validation, 10 % for test.
 
     Args:
         truth: What is drawn from.
@@ -118,7 +119,7 @@ def planted(truth: Truth, seed: int, examples: int | None = None, dim: int = 16)
     first = 1 + count  # rows: the items' cold row, items, the users' cold row, users
     ids = np.stack([first + 1 + user, 1 + item], axis=1).astype(np.int32)
     rows = first + 1 + len(truth.users)
-    begins = round(0.8 * examples), round(0.9 * examples)
+    begins = round(_SHARES[0] * examples), round((1 - _SHARES[2]) * examples)
     counts = np.bincount(ids[: begins[0]].ravel(), minlength=rows)
     tables = TableRows(ITEM, 0, first, False), TableRows(USER, first, rows, False)
     return Matrices(

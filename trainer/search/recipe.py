@@ -35,7 +35,7 @@ class Recipe:
         largest: Bound of a number's gradient, in mean gradients of its block.
         penalty: Slope of an L1 term, in mean gradients of a block.
         l1: Weight of an L1 term in the loss, before the gradient is normalised.
-        threshold: A dimension whose alpha is no higher goes first.
+        threshold: A dimension whose alpha is no higher goes, where no budget is given.
         rank: What a dimension is worth: the squared change it makes in the logits, or its numbers' mean size.
         least: Ids of a frequency block, where blocks are by powers of two of the count.
         shares: Of frequency blocks by ids, the most frequent first; empty: by powers of two.
@@ -54,7 +54,7 @@ class Recipe:
     order: Literal[1, 2] = 1
     align: bool = True
     frozen: bool = False
-    alpha_rate: float = 1e-2
+    alpha_rate: float = 3e-3
     smoothing: float = 0.9
     largest: float = 1.0
     penalty: float = 0.4
