@@ -44,7 +44,7 @@ def one_search(part: Part) -> Widths:
     model = definition(seed=part.seed)
     data = planted(truth, part.seed, None if part.limit is None else min(part.limit, truth.examples))
     found = search(model, data, Recipe(seed=part.seed, align=part.align), (ITEM,), {ITEM: truth.bounds})
-    kept = found.alpha[found.blocks.tables[ITEM]] > found.recipe.threshold
+    kept = found.chosen()[found.blocks.tables[ITEM]]
     return Widths(truth.dims, tuple(kept.sum(axis=1).tolist()))
 
 
