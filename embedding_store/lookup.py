@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.initial import initial_value
+from embedding_store.kernel import kernel
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.serving import EXACT, HALF, half, number
 from embedding_store.slabs import RowArrays
@@ -81,7 +81,7 @@ class TableArrays(NamedTuple):
     chances: NDArray[np.float64]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def lookup(
     index: IndexArrays,
     rows: RowArrays,
@@ -120,7 +120,7 @@ def lookup(
             out[j] = row if row >= 0 else table
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def gather(
     rows: RowArrays,
     layouts: LayoutArrays,
