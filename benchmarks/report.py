@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    agreement,
     collisionless,
     evaluate,
     footprint,
@@ -17,6 +18,7 @@ from benchmarks import (
     rank,
     restore,
     row_memory,
+    row_speed,
     stack,
 )
 from benchmarks.markdown import table
@@ -87,11 +89,13 @@ def ranking() -> str:
 
 SECTIONS: dict[str, Callable[[], Any]] = {
     "learning": learning,
+    "agreement": agreement.section,
     "stack": whole_stack,
     "freshness": fresh,
     "ranking": ranking,
     "collisionless": collisionless.section,
     "index": index_speed.section,
+    "rows": row_speed.section,
     "memory": row_memory.section,
     "footprint": footprint.section,
     "restore": restore.section,

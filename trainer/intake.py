@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from trainer.statistic_settings import StatisticSettings
 
 _OPERATORS = ("=", "!=", "<", "<=", ">", ">=")
@@ -43,7 +43,7 @@ class _Rules(NamedTuple):
     against: NDArray[np.float64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _holds(operator: int, x: float, y: float) -> bool:
     """False where x is not known."""
     if np.isnan(x):
@@ -55,7 +55,7 @@ def _holds(operator: int, x: float, y: float) -> bool:
     return bool(x > y or (x == y and operator == 5))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _take(
     rules: _Rules, targets: NDArray[np.float64], corrections: NDArray[np.bool_], out: NDArray[np.float64]
 ) -> None:

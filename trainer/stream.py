@@ -6,10 +6,10 @@ learned from. So nothing of a list's own labels is ever in its inputs.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Fields, Occurrences, single
 from embedding_store.sequences import Past, Sequences
 from embedding_store.settings import Accumulator
@@ -77,7 +77,7 @@ class Reading(NamedTuple):
     placed: NDArray[np.int64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _bucket(reading: Reading, q: int, value: float) -> int:
     """0 for no value, then 1 + how many edges it reaches."""
     if np.isnan(value):
@@ -88,7 +88,7 @@ def _bucket(reading: Reading, q: int, value: float) -> int:
     return bucket
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def derive(
     reading: Reading,
     raw: NDArray[np.float64],
@@ -96,6 +96,8 @@ def derive(
     key_missing: NDArray[np.bool_],
     offsets: NDArray[np.int64],
     fields: int,
+    derived: NDArray[np.int64],
+    absent: NDArray[np.bool_],
     numbers: NDArray[np.float64],
     ids: NDArray[np.int64],
     missing: NDArray[np.bool_],
@@ -109,14 +111,14 @@ def derive(
         key_missing: bool[B, S].
         offsets: int64[B * F + 1], occurrences of each (example, field).
         fields: F.
+        derived: int64[Q + C], scratch: the derived ids of one example.
+        absent: bool[Q + C], zero at first; scratch.
         numbers: float64[B, M], changed.
         ids: int64[N], changed.
         missing: bool[N], changed.
     """
     count = reading.kinds.size
     crosses = reading.cross_starts.size - 1
-    derived = np.empty(count + crosses, dtype=np.int64)
-    absent = np.zeros(count + crosses, dtype=np.bool_)
     for b in range(raw.shape[0]):
         for q in range(count):
             kind, first = reading.kinds[q], reading.first[q]
@@ -200,9 +202,11 @@ class Stream:
         found, raw = self._statistics.read(batch.keys[:, self._by], batch.key_missing[:, self._by], batch.times_ms)
         ids, missing = batch.occurrences.ids.copy(), batch.occurrences.missing.copy()
         numbers = batch.numbers.copy()
+        derived = self._reading.kinds.size + self._reading.cross_starts.size - 1
         derive(
             self._reading, raw, batch.keys, batch.key_missing, batch.occurrences.offsets,
-            len(self._featurizer.fields), numbers, ids, missing,
+            len(self._featurizer.fields), np.empty(derived, dtype=np.int64), np.zeros(derived, dtype=np.bool_),
+            numbers, ids, missing,
         )  # fmt: skip
         return Remembered(Occurrences(ids, missing, batch.occurrences.offsets), numbers, past, found)
 
