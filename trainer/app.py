@@ -15,6 +15,7 @@ from trainer.appended import Appended
 from trainer.errors import BadRecord
 from trainer.feed import Feed
 from trainer.learner import Learner
+from trainer.message_source import MessageSource
 from trainer.metrics import TrainerMetrics
 from trainer.patience import Patience, Stopped
 from trainer.pending import Pending, Run
@@ -40,24 +41,29 @@ class Trainer:
         config: Its settings.
         stop: Ends the loop: what was learned is committed first.
         clock: Seconds, monotonic.
+        source: Of messages; default: the examples in Kafka.
     """
 
     def __init__(
-        self, config: TrainerConfig, stop: threading.Event, clock: Callable[[], float] = time.monotonic
+        self,
+        config: TrainerConfig,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+        source: MessageSource | None = None,
     ) -> None:
         self._config = config
         self._settings = config.trainer
         self._stop = stop
         self._clock = clock
         self._patience = Patience(stop, clock)
-        self._source = Source(config.events, config.trainer.start)
+        self._source = source or Source(config.events, config.trainer.start)
         self._feed = Feed(self._source, self._patience)
         self._owner = Owner(config.store, self._patience.for_store, config.trainer.memory_budget)
         self._slices = Slices(config.trainer.slices, config.definition.features, config.trainer.slice_values)
         self._metrics = TrainerMetrics([task.name for task in config.definition.tasks], self._slices)
 
     def run(self) -> None:
-        """Restores, then learns until asked to stop.
+        """Restores, then learns until asked to stop, or until the source has ended.
 
         Raises:
             Fenced: If another trainer took the shard.
@@ -88,6 +94,7 @@ class Trainer:
         finally:
             if server is not None:
                 server.shutdown()
+                server.server_close()
             self._owner.close()
             self._source.close()
 
@@ -145,6 +152,11 @@ class Trainer:
                 self._commit()
             if self._clock() - self._refreshed >= _REFRESH_S:
                 self._refresh()
+            if self._source.ended and self._pending.examples < self._settings.batch_size:
+                run = self._pending.take(self._settings.batch_size, whole=False) if self._source.learns_rest else None
+                if run is not None:
+                    self._learn(run)
+                break
         if self._uncommitted:
             self._commit()
 
