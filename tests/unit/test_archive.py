@@ -44,7 +44,7 @@ def test_messages_lie_in_the_hour_of_their_event_time_and_come_back_as_they_were
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"{", b"[1]", b'{"ts": "x"}', b'{"ts": true}', b'{"ts": -1}', b'{"ts": 99999999999999999}', b'{"context": {"ts": 5}}'],
+    [b"", b"{", b"[1]", b'{"ts": "x"}', b'{"ts": true}', b'{"ts": -1}', b'{"ts": 9999999999999999}', b'{"a": 5}'],
 )  # fmt: skip
 def test_a_message_without_a_sound_event_time_lies_in_the_hour_in_which_it_came(value, tmp_path):
     strange = Record(TOPIC, 0, 0, DAY_MS + 5 * HOUR_MS, b"k", value)
@@ -130,7 +130,7 @@ def test_a_topic_made_anew_is_another_generation(tmp_path):
 
 def test_a_folder_that_is_no_archive_of_the_topic_is_refused(tmp_path):
     (tmp_path / "other" / "x").mkdir(parents=True)
-    with pytest.raises(ArchiveError, match="archive.path to an empty folder"):
+    with pytest.raises(ArchiveError, match=r"archive\.path to an empty folder"):
         Writer(Storage(str(tmp_path / "other")), TOPIC, AHEAD_MS).open()
     write(Storage(str(tmp_path / "ours")), "a", [record(0)])
     with pytest.raises(ArchiveError, match="archive of topic examples, not of another"):
