@@ -1,8 +1,7 @@
 """Speed and size of an archive on one core, and of the batch stage that learns from it.
 
-``python -m benchmarks.archive``: KuaiRand's lists as messages, several times over, written in flushes as the archiver writes
-them and read as ``dolmen train`` reads them, without Kafka; then the trainer learns from the archive into a Valkey.
-them and read as ``dolmen train`` reads them, without Kafka; then the trainer learns from the archive into a Valkey.
+``python -m benchmarks.archive``: KuaiRand's lists as messages, several times over, written in flushes as the archiver
+writes them and read as ``dolmen train`` reads them, without Kafka; then the trainer learns from them into a Valkey.
 Seconds are those of the thread's processor time; waiting for the disk comes on top.
 """
 
