@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    archive,
     collisionless,
     evaluate,
     footprint,
@@ -95,6 +96,7 @@ SECTIONS: dict[str, Callable[[], Any]] = {
     "memory": row_memory.section,
     "footprint": footprint.section,
     "restore": restore.section,
+    "history": archive.section,
 }
 
 

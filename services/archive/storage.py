@@ -49,8 +49,10 @@ class Storage:
                 file.write(data)
 
     def remove(self, name: str) -> None:
-        """Removes a name, if it is there."""
+        """Removes a name, if it is there, and what a broken :meth:`write` of it left."""
         with self._translated(name):
+            if self._is_local:
+                _part_of(Path(self._place(name))).unlink(missing_ok=True)
             try:
                 self._fs.delete_file(self._place(name))
             except FileNotFoundError:
@@ -76,7 +78,7 @@ class Storage:
     def _write_here(self, place: Path, data: bytes) -> None:
         is_new = not place.parent.exists()
         place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(f".{place.name}.part")
+        part = _part_of(place)
         with part.open("wb") as file:
             file.write(data)
             file.flush()
@@ -93,6 +95,11 @@ class Storage:
             yield
         except (OSError, pa.ArrowException) as error:
             raise ArchiveUnavailable(f"{name} of the archive: {error}") from error
+
+
+def _part_of(place: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return place.with_name(f".{place.name}.part")
 
 
 def _sync(folder: Path) -> None:

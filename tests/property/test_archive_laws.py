@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,10 @@ class Mortal(Storage):
                 change()
             elif self.how == "within" and name.endswith(".parquet"):
                 super().write(name, b"half")
+            elif self.how == "before" and name.endswith(".parquet"):
+                place = Path(self.path) / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.with_name(f".{place.name}.part").write_bytes(b"half")
             raise Killed
         change()
 
@@ -86,3 +91,4 @@ def test_each_message_is_archived_once_through_kills(event_hours, deaths, sizes)
                 assert [one.offset for one in log] == list(range(len(log)))
         archive(Storage(folder), topic, batches)
         assert seen(folder, len(topic)) == topic
+        assert not list(Path(folder).rglob(".*"))
