@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from embedding_store.bootstrap import Schema, Snapshot
 from embedding_store.commit import Commit
@@ -25,6 +25,7 @@ from trainer.settings import TrainerConfig
 from trainer.slices import Slices
 from trainer.source import Source
 from trainer.takeover import Takeover
+from trainer.validation import Quality
 from trainer.warmup import compile_kernels
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,12 @@ class Trainer:
         self._owner = Owner(config.store, self._patience.for_store, config.trainer.memory_budget)
         self._slices = Slices(config.trainer.slices, config.definition.features, config.trainer.slice_values)
         self._metrics = TrainerMetrics([task.name for task in config.definition.tasks], self._slices)
+        self._timed = self._metrics.timed
+
+    @property
+    def qualities(self) -> dict[str, Quality]:
+        """By task, the quality of all scores so far, each given before its example was learned from."""
+        return self._metrics.qualities
 
     def run(self) -> None:
         """Restores, then learns until asked to stop, or until the source has ended.
@@ -169,14 +176,6 @@ class Trainer:
             self._silent_since = self._clock()
             with self._timed("decode"):
                 self._pending.add(records)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._metrics.stages.labels(stage).inc(self._clock() - start)
 
     def _learn_runs(self) -> None:
         """Whole batches first.

@@ -129,7 +129,8 @@ class Archiver:
         self._patiently(self._cursor.check)
         if self._cursor.losses != self._losses:
             return
-        flushed = self._patiently(self._writer.flush)
+        passed = self._patiently(self._cursor.passed)
+        flushed = self._patiently(lambda: self._writer.flush(passed))
         self._metrics.messages.inc(flushed.messages)
         self._metrics.files.inc(flushed.files)
         self._metrics.bytes.inc(flushed.file_bytes)

@@ -54,8 +54,9 @@ class Archive:
         return {**self.ends[topic_id], **found}
 
     def left(self, topic_id: str, partition: int, offset: int) -> int:
-        """How many offsets lie between one and the end of a partition, those of transaction markers included."""
-        return max(0, self.ends[topic_id].get(partition, 0) - offset)
+        """How many offsets lie between one and the last message of a partition, those of markers included."""
+        segments = self._segments[topic_id].get(partition)
+        return max(0, segments[-1].place.last + 1 - offset) if segments else 0
 
     def read(self, topic_id: str, start: Mapping[int, int], until_ms: int | None = None) -> Iterator[Record]:
         """The messages of one generation of the topic.

@@ -6,8 +6,9 @@ takes only files whose offsets the state has passed.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from services.archive.errors import ArchiveError, ArchiveOvertaken
 from services.archive.rows import pack
@@ -122,8 +123,12 @@ class Writer:
             self._held.setdefault(record.partition, []).append(record)
             self.message_bytes += len(record.value)
 
-    def flush(self) -> Flushed:
+    def flush(self, passed: Mapping[int, int] = MappingProxyType({})) -> Flushed:
         """Writes what is held. After a failure it may be called again, with nothing added meanwhile.
+
+        Args:
+            passed: By partition, the next offset to read, where it lies behind transaction markers. Without them, a
+                topic that Kafka has emptied would seem to have lost something.
 
         Raises:
             ArchiveUnavailable: If the file system did not answer.
@@ -142,8 +147,10 @@ class Writer:
         self._storage.write(STATE, replace(stored, unfinished=tuple(files)).to_bytes())
         for name, data in files.items():
             self._storage.write(name, data)
-        passed = {partition: records[-1].offset + 1 for partition, records in self._held.items()}
-        grown = Generation(current.topic_id, {**current.offsets, **passed})
+        written = {partition: records[-1].offset + 1 for partition, records in self._held.items()}
+        offsets = {**current.offsets, **written}
+        offsets |= {partition: max(offset, offsets.get(partition, 0)) for partition, offset in passed.items()}
+        grown = Generation(current.topic_id, offsets)
         self._save(replace(state, generations=(*state.generations[:-1], grown), unfinished=()))
         flushed = Flushed(len(self), len(files), sum(map(len, files.values())))
         self._forget()

@@ -1,6 +1,6 @@
 """``dolmen train``: the batch stage. The trainer itself learns from an archive, and says where in Kafka to go on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from services.archive.source import ArchiveSource
     from services.settings import Settings
+    from trainer.validation import Quality
 
 
 class Position(StrEnum):
@@ -89,6 +90,8 @@ def _train(settings: "Settings", path: str, until_ms: int | None, keeps_position
             "store.prefix"
         )
     archive = Archive(Storage(path))
+    if not archive.ends:
+        raise ArchiveError("the archive holds no message yet")
     running = make_trainer_config(settings, data_dir)
     running = replace(running, trainer=settings.trainer.model_copy(update={"deterministic": True}))
     tune_garbage_collection()
@@ -97,8 +100,9 @@ def _train(settings: "Settings", path: str, until_ms: int | None, keeps_position
     for topic_id in archive.ends:
         waits = keeps_position and settings.trainer.deterministic and [topic_id] == last
         source = ArchiveSource(archive, topic_id, until_ms, learns_rest=not waits)
-        Trainer(running, stop, source=source).run()
-        _tell(topic_id, source)
+        trainer = Trainer(running, stop, source=source)
+        trainer.run()
+        _tell(topic_id, source, trainer.qualities)
         if stop.is_set():
             typer.echo("dolmen train: stopped; start it again to go on", err=True)
             raise typer.Exit(1)
@@ -108,11 +112,15 @@ def _train(settings: "Settings", path: str, until_ms: int | None, keeps_position
         forget_positions(log)
 
 
-def _tell(topic_id: str, source: "ArchiveSource") -> None:
-    letters = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(source.dead_letters.items()))
+def _tell(topic_id: str, source: "ArchiveSource", qualities: "Mapping[str, Quality]") -> None:
     offsets = [position.offsets for position in source.positions().values()]
     at = ", ".join(f"partition {p} at {offset:,}" for one in offsets for p, offset in sorted(one.items()))
     typer.echo(f"topic id {topic_id}: {source.messages:,} messages read; {at}")
+    for task, quality in qualities.items():
+        typer.echo(
+            f"{task}: AUC {quality.auc:.4f}, log loss {quality.log_loss:.4f}, scored before they were learned from"
+        )
+    letters = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(source.dead_letters.items()))
     if letters:
         typer.echo(f"not learned from: {letters}")
 

@@ -211,6 +211,7 @@ def test_a_batch_stage_and_an_online_stage_give_the_bytes_of_one_online_run(
     left = half - store.offsets(stream.topic)["0"]
     assert 0 <= left < 64  # what makes no whole batch waits for the online stage
     assert "not learned from: json: " in again.tail()
+    assert "click: AUC 0." in again.tail()
     twice = start(command)
     assert twice.process.wait(180) == 0, twice.tail()
     assert half - store.offsets(stream.topic)["0"] == left

@@ -110,6 +110,22 @@ def test_what_kafka_lost_is_counted_and_the_rest_archived(tmp_path):
     assert writer.go_on(TopicPosition("a", {0: 5, 1: 4, 2: 0})) == 0  # told once
 
 
+def test_transaction_markers_behind_the_last_message_are_no_loss_when_kafka_has_emptied_the_topic(tmp_path):
+    storage = Storage(str(tmp_path))
+    writer = Writer(storage, TOPIC, AHEAD_MS)
+    writer.open()
+    writer.go_on(TopicPosition("a", {0: 0, 1: 0}))
+    writer.add([record(0), record(1)])
+    writer.flush({0: 3, 1: 1})
+    assert writer.open() == TopicPosition("a", {0: 3, 1: 1})
+    assert writer.go_on(TopicPosition("a", {0: 3, 1: 1})) == 0
+    source = ArchiveSource(Archive(storage), "a")
+    source.open({})
+    assert len(source.poll(0, 10)) == 2
+    assert source.positions() == {TOPIC: TopicPosition("a", {0: 2, 1: 1})}  # as the trainer counts, without markers
+    assert not any(source.lag().values())
+
+
 def test_a_log_that_was_cut_below_the_archive_stops_the_archiver(tmp_path):
     storage = Storage(str(tmp_path))
     write(storage, "a", [record(0), record(1)])
