@@ -11,6 +11,8 @@ from pyarrow import fs
 
 from services.archive.errors import ArchiveError, ArchiveUnavailable
 
+_WITHOUT_FOLDERS = ("s3", "gcs", "abfs")  # their folders are but parts of names
+
 
 class Storage:
     """A folder. Every name is relative to it, with slashes.
@@ -44,7 +46,8 @@ class Storage:
             if self._is_local:
                 self._write_here(Path(place), data)
                 return
-            self._fs.create_dir(place.rpartition("/")[0])
+            if self._fs.type_name not in _WITHOUT_FOLDERS:
+                self._fs.create_dir(place.rpartition("/")[0])
             with self._fs.open_output_stream(place) as file:
                 file.write(data)
 
