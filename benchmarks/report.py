@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks import (
     agreement,
+    archive,
     collisionless,
     evaluate,
     footprint,
@@ -99,6 +100,7 @@ SECTIONS: dict[str, Callable[[], Any]] = {
     "memory": row_memory.section,
     "footprint": footprint.section,
     "restore": restore.section,
+    "history": archive.section,
 }
 
 

@@ -1,7 +1,9 @@
 """What the trainer tells Prometheus."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from wsgiref.simple_server import WSGIServer
 
 import numpy as np
@@ -64,6 +66,20 @@ class TrainerMetrics:
         r.register(self._health)
         for task in tasks:
             self._examples.labels(task)
+
+    @property
+    def qualities(self) -> dict[str, Quality]:
+        """By task, the quality of all scores so far."""
+        return {task: progress.total() for task, progress in zip(self._tasks, self.progress, strict=True)}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Counts the time that a stage of the loop takes."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages.labels(stage).inc(time.monotonic() - start)
 
     def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
         """Counts a batch: labels float32[B, T], NaN where absent, scores float64[B, T], ids of slices int64[B, S]."""
