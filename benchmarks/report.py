@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    click_freshness,
     collisionless,
     evaluate,
     footprint,
     freshness,
     index_speed,
+    late_labels,
+    negatives,
     rank,
     restore,
     row_memory,
@@ -89,6 +92,9 @@ SECTIONS: dict[str, Callable[[], Any]] = {
     "learning": learning,
     "stack": whole_stack,
     "freshness": fresh,
+    "click freshness": click_freshness.section,
+    "late labels": late_labels.section,
+    "negatives": negatives.section,
     "ranking": ranking,
     "collisionless": collisionless.section,
     "index": index_speed.section,
