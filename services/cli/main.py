@@ -22,9 +22,9 @@ def _named() -> None:
 
 
 COMMANDS = (
-    *("up", "demo", "replay", "trainer", "joiner", "ranker"),
-    *("evaluate", "explain", "experiment", "store", "config", "doctor"),
-)
+    "up", "demo", "replay", "trainer", "train", "joiner", "archive", "ranker", "evaluate", "explain", "experiment",
+    "store", "config", "doctor",
+)  # fmt: skip
 
 
 def main() -> None:
