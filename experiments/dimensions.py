@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -62,7 +61,6 @@ def _data(part: Part) -> tuple[Definition, Matrices]:
 
 def one_seed(part: Part) -> Done:
     """Every rival on one data set under one seed."""
-    torch.set_num_threads(1)
     definition, data = _data(part)
     found = outcomes(definition, data, Recipe.budget(seed=part.seed))
     return Done(data.labels[data.part("test")].astype(np.float64), data.rows - len(data.tables), found)

@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -93,7 +92,6 @@ def _of_family(part: Part) -> Learned:
 
 
 def _of_peer(part: Part, number: int, more: bool) -> Learned:
-    torch.set_num_threads(1)
     _, _, learner, *learning_rates = PEERS[number]
     inputs = inputs_of(part.dataset, part.limit)
     if more:
