@@ -86,10 +86,10 @@ def write_index(names: Sequence[str], out: Path, command: str) -> None:
             finding = next(line for line in lines if line.startswith(_FINDING)).removeprefix(_FINDING)
             rows.append([f"[{lines[0].removeprefix('# ')}]({name}.md)", finding])
     text = (
-        "# Experiments\n\nEach page begins with the command that writes it again, figure for figure; only what is marked "
-        "as a time depends on the machine (and the last digit, where another processor rounds otherwise). Data are those "
-        "that `DOLMEN_DATA` names; without it, KuaiRand is the shipped slice and the rating sets are left out. All of "
-        f"them:\n\n```sh\n{command}\n```\n\n"
+        "# Experiments\n\nEach page begins with the command that writes it again, figure for figure; only what is "
+        "marked as a time depends on the machine (and the last digit, where another processor rounds otherwise). Data "
+        "are those that `DOLMEN_DATA` names; without it, KuaiRand is the shipped slice and the rating sets are left "
+        f"out. All of them:\n\n```sh\n{command}\n```\n\n"
     )
     _put(out / "README.md", text + table(["experiment", "finding"], rows) + "\n")
 
