@@ -21,7 +21,7 @@ from services.settings import load_settings
 from trainer.definition import Definition
 from trainer.dimension_search import Recipe
 from trainer.features import Featurizer
-from trainer.search import planted
+from trainer.search import planted, recovery
 from trainer.search.matrices import Matrices, from_stream
 
 DATASETS = {"kuairand": 5, "movietweetings": 5, "movielens": 2, "planted": 2}
@@ -47,22 +47,23 @@ class Done(NamedTuple):
     outcomes: dict[str, Outcome]
 
 
-def _data(part: Part) -> tuple[Definition, Matrices]:
+def _searched(part: Part) -> tuple[Definition, Matrices, Recipe]:
     if part.dataset == "planted":
         truth = planted.make_truth(part.seed)
         examples = truth.examples if part.limit is None else min(truth.examples, part.limit)
-        return planted.definition(seed=part.seed), planted.planted(truth, part.seed, examples)
+        data = planted.planted(truth, part.seed, examples)
+        return planted.definition(seed=part.seed), data, recovery.recipe(part.seed, align=True)
     definition = load_settings(dataset=f"{part.dataset}_vectors").definition()
     columns = open_dataset(part.dataset, part.limit).columns(
         Featurizer(definition).sources, [task.name for task in definition.tasks]
     )
-    return definition, from_stream(definition, columns)
+    return definition, from_stream(definition, columns), Recipe.budget(seed=part.seed)
 
 
 def one_seed(part: Part) -> Done:
     """Every rival on one data set under one seed."""
-    definition, data = _data(part)
-    found = outcomes(definition, data, Recipe.budget(seed=part.seed))
+    definition, data, recipe = _searched(part)
+    found = outcomes(definition, data, recipe)
     return Done(data.labels[data.part("test")].astype(np.float64), data.rows - len(data.tables), found)
 
 

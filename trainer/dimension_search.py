@@ -114,10 +114,13 @@ class Found:
         """Which dimensions stay within a share of the numbers at full width: bool[B, K].
 
         Raises:
-            SearchError: If the share is not within (0, 1].
+            SearchError: If the share is above 1, or less than one number a row.
         """
-        if not 0 < parameters <= 1:
-            raise SearchError(f"parameters: must be above 0 and at most 1, got {parameters}")
+        if not 1 / self.data.dim <= parameters <= 1:
+            raise SearchError(
+                f"parameters: every row keeps at least one of {self.data.dim} numbers, so the share must lie between "
+                f"{1 / self.data.dim:g} and 1, got {parameters}"
+            )
         budget = int(parameters * int(self.blocks.rows.sum()) * self.data.dim)
         return selection.keep_within(self.worth, self.blocks.rows, budget)
 

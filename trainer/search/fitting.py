@@ -83,9 +83,7 @@ def fit(
         network.fold(mask)
         steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
         if alpha == "none":
-            passes = train(
-                steps, data, recipe, recipe.warm_passes + recipe.search_passes + recipe.tune_passes, rng
-            )
+            passes = train(steps, data, recipe, recipe.warm_passes + recipe.search_passes + recipe.tune_passes, rng)
         else:
             passes = train(steps, data, recipe, recipe.warm_passes, rng)
             unpenalised = replace(recipe, penalty=0.0, l1=0.0)

@@ -185,7 +185,9 @@ class Network:
     def copy_state(self) -> "State":
         """All that learns, as it is now."""
         linear = None if self.linear is None else self.linear.clone()
-        return State(self.rows.clone(), linear, self.alpha.clone(), {k: v.clone() for k, v in self.module.state_dict().items()})
+        return State(
+            self.rows.clone(), linear, self.alpha.clone(), {k: v.clone() for k, v in self.module.state_dict().items()}
+        )
 
     def load_state(self, state: "State") -> None:
         """Takes what :meth:`copy_state` gave, in place."""

@@ -4,7 +4,7 @@ The dimensions are nested: items of a block that uses d of them use the first d 
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +24,32 @@ class Truth:
 
     Attributes:
         users: float64[U, D], D the most dimensions that a block uses.
-        items: float64[I, D], zeros behind what an item's block uses.
+        tastes: float64[I, D], of items at full length.
         blocks: int64[I], the block of each item, 0 the rarest.
         chances: float64[I], how likely an item is shown.
         dims: Dimensions of each block.
+        scale: Standard deviation of an item's log odds over users.
         sightings: Of an item of each block in the training part of a whole data set, on average.
     """
 
     users: NDArray[np.float64]
-    items: NDArray[np.float64]
+    tastes: NDArray[np.float64]
     blocks: NDArray[np.int64]
     chances: NDArray[np.float64]
     dims: tuple[int, ...]
+    scale: float
     sightings: tuple[int, ...]
+
+    @property
+    def items(self) -> NDArray[np.float64]:
+        """float64[I, D], zeros behind what an item's block uses."""
+        dims = np.array(self.dims)[self.blocks][:, None]
+        used = np.where(np.arange(self.tastes.shape[1]) < dims, self.tastes, 0.0)
+        return np.asarray(used * self.scale / np.sqrt(dims))
+
+    def changed(self, dims: tuple[int, ...]) -> "Truth":
+        """The same axes and tastes, of which each block uses other numbers."""
+        return replace(self, dims=dims)
 
     @property
     def bounds(self) -> tuple[int, ...]:
@@ -63,7 +76,7 @@ def make_truth(
     dims: tuple[int, ...] = (1, 2, 3, 4, 6, 8),
     sightings: tuple[int, ...] = (20, 40, 80, 160, 320, 640),
     ids: int = 200,
-    users: int = 2000,
+    users: int = 500,
     scale: float = 3.0,
 ) -> Truth:
     """A truth.
@@ -83,11 +96,10 @@ def make_truth(
         raise ValueError("sightings: must rise, one a block")
     rng = np.random.default_rng(seed)
     blocks = np.repeat(np.arange(len(dims)), ids)
-    items = rng.standard_normal((blocks.size, max(dims)))
-    items[np.arange(max(dims)) >= np.array(dims)[blocks][:, None]] = 0.0
-    items *= scale / np.sqrt(np.array(dims))[blocks][:, None]
+    tastes = rng.standard_normal((blocks.size, max(dims)))
     weights = np.array(sightings, dtype=np.float64)[blocks]
-    return Truth(rng.standard_normal((users, max(dims))), items, blocks, weights / weights.sum(), dims, sightings)
+    of_users = rng.standard_normal((users, max(dims)))
+    return Truth(of_users, tastes, blocks, weights / weights.sum(), dims, scale, sightings)
 
 
 def definition(dim: int = 16, seed: int = 1) -> Definition:

@@ -116,9 +116,7 @@ def keep_above(alpha: NDArray[np.float32], threshold: float) -> NDArray[np.bool_
     return kept
 
 
-def to_plan(
-    bounds: Sequence[int], kept: NDArray[np.bool_], matrix: NDArray[np.float64] | None = None
-) -> TablePlan:
+def to_plan(bounds: Sequence[int], kept: NDArray[np.bool_], matrix: NDArray[np.float64] | None = None) -> TablePlan:
     """The dimension plan of one table.
 
     Neighbouring blocks that keep the same become one.
