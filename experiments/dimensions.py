@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from experiments.bootstrap import Resampled
 from experiments.data import there
+from experiments.encoded import Outcome
 from experiments.page import Page, table
-from experiments.rivals import FULL, Outcome, outcomes
+from experiments.rivals import FULL, outcomes
 from experiments.run import Run
 from services.datasets.reader import open_dataset
 from services.settings import load_settings

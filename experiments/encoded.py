@@ -16,7 +16,6 @@ from embedding_store.encodings.int8 import Int8
 from embedding_store.encodings.nested import Nested
 from embedding_store.encodings.selection import make_all
 from embedding_store.encodings.settings import EncodingSettings
-from embedding_store.settings import TableSettings
 from trainer.definition import Definition
 from trainer.dimension_search import Recipe, train
 from trainer.search.matrices import Matrices
@@ -32,20 +31,25 @@ class Encodings:
     """The encodings of all tables of a data set; an id is a row's number in its table.
 
     Args:
-        data: Its tables, and how often ids are seen.
+        definition: Names and initial values of the tables.
+        data: Which rows are a table's, and how often ids are seen.
         settings: By table.
         recipe: Optimizer, rate and seed.
     """
 
-    def __init__(self, data: Matrices, settings: Mapping[str, EncodingSettings], recipe: Recipe) -> None:
+    def __init__(
+        self, definition: Definition, data: Matrices, settings: Mapping[str, EncodingSettings], recipe: Recipe
+    ) -> None:
         self._tables = data.tables
+        learning = {
+            "dim": data.dim, "optimizer": recipe.optimizer, "learning_rate": recipe.rate,
+            "initial_accumulator": _FIRST_ACCUMULATOR,
+        }  # fmt: skip
         tables = [
-            TableSettings(
-                name=table.name, dim=data.dim, optimizer=recipe.optimizer, learning_rate=recipe.rate,
-                initial_accumulator=_FIRST_ACCUMULATOR, encoding=settings[table.name],
-            )
-            for table in data.tables
-        ]  # fmt: skip
+            table.model_copy(update={**learning, "encoding": settings[table.name]})
+            for table in definition.tables
+            if table.name in settings
+        ]
         counts = {
             table.name: fixed_counts(np.arange(table.last - table.first), data.counts[table.first : table.last])
             for table in data.tables
@@ -145,30 +149,30 @@ class EncodedSteps(Steps):
     def __init__(self, network: EncodedNetwork, recipe: Recipe) -> None:
         super().__init__(network, recipe.optimizer, recipe.rate, recipe.network_rate)
         self._encodings = network.encodings
-        self._adam = torch.optim.Adam(network.module.parameters(), recipe.network_rate)
 
     def learn(self, examples: Examples, frozen: bool = False) -> None:
         """See :meth:`Steps.learn`."""
         distinct = examples.distinct.numpy()
         vectors = torch.from_numpy(self._encodings.vectors(distinct)).requires_grad_()
         logits = self.network.logits(examples, vectors[examples.places], None)
-        self._adam.zero_grad()
+        self._dense.zero_grad()
         torch.autograd.backward([binary_cross_entropy_with_logits(logits, examples.labels)])
         if not frozen:
-            self._adam.step()
+            self._dense.step()
         if vectors.grad is not None:
             self._encodings.learn(distinct, vectors.grad.numpy())
 
 
-class Trained(NamedTuple):
-    """A model over encodings.
+class Outcome(NamedTuple):
+    """A trained model.
 
     Attributes:
         scores: float32[n], logits of the test part.
         parameters: Of all tables.
         bytes: As docs/encodings.md counts them.
-        passes: Of training.
-        seconds: Of it.
+        passes: Of training, a search's included.
+        seconds: Of training.
+        search_s: Of the search before it.
     """
 
     scores: NDArray[np.float32]
@@ -176,6 +180,7 @@ class Trained(NamedTuple):
     bytes: int
     passes: float
     seconds: float
+    search_s: float = 0.0
 
 
 def fit(
@@ -184,7 +189,7 @@ def fit(
     recipe: Recipe,
     settings: Mapping[str, EncodingSettings],
     ways: tuple[Way, ...] = (None,),
-) -> list[Trained]:
+) -> list[Outcome]:
     """Trains a model over encodings for as long as :func:`trainer.search.fitting.fit` does, from fresh values.
 
     Args:
@@ -195,7 +200,7 @@ def fit(
         ways: How it is served, each a result of its own; the last says which moment of the training was best.
     """
     start = time.perf_counter()
-    encodings = Encodings(data, settings, recipe)
+    encodings = Encodings(definition, data, settings, recipe)
     network = EncodedNetwork(definition, data, encodings, recipe.seed, ways)
     rng = np.random.default_rng(recipe.seed + 1)
     total = recipe.warm_passes + recipe.search_passes + recipe.tune_passes
@@ -206,5 +211,5 @@ def fit(
     found = []
     for way in ways:
         network.way = way
-        found.append(Trained(network.scores(data, lines), *encodings.footprint(way), passes, seconds))
+        found.append(Outcome(network.scores(data, lines), *encodings.footprint(way), passes, seconds))
     return found

@@ -67,7 +67,7 @@ class Learned(NamedTuple):
         scores: float64[n].
         embedding: Parameters of the rows; None of a peer.
         dense: Other parameters.
-        rate: Examples a second of the processor's time.
+        rate: Examples a second.
     """
 
     labels: NDArray[np.float64]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from embedding_store.encodings.frequency import frequency_dims
 from embedding_store.encodings.settings import EncodingSettings
 from experiments import encoded
+from experiments.encoded import Outcome
 from trainer.definition import Definition
 from trainer.dimension_search import Blocks, Recipe, cut, search
 from trainer.search.fitting import Fitted, fit
@@ -23,26 +24,6 @@ _LARGE = 200  # ids of a table from which on hashing and factors pay
 _POWERS = np.linspace(0.0, 1.5, 151)
 _NEAR = 0.01  # of the target: not worth a narrower table
 Mask = NDArray[np.bool_]
-
-
-class Outcome(NamedTuple):
-    """A trained model on the test part.
-
-    Attributes:
-        scores: float32[n], logits.
-        parameters: Of all tables.
-        bytes: As docs/encodings.md counts them.
-        passes: Of training, a search's included.
-        seconds: Of training.
-        search_s: Of the search before it.
-    """
-
-    scores: NDArray[np.float32]
-    parameters: int
-    bytes: int
-    passes: float
-    seconds: float
-    search_s: float = 0.0
 
 
 class Setting(NamedTuple):
@@ -70,9 +51,8 @@ def outcomes(definition: Definition, data: Matrices, recipe: Recipe) -> dict[str
 
 
 def _of_fitted(fitted: Fitted, passes: float = 0.0, search_s: float = 0.0) -> Outcome:
-    return Outcome(
-        fitted.scores, fitted.parameters, fitted.bytes, passes + fitted.passes, fitted.seconds, search_s
-    )  # fmt: skip
+    passes += fitted.passes
+    return Outcome(fitted.scores, fitted.parameters, fitted.bytes, passes, fitted.seconds, search_s)
 
 
 def _first(setting: Setting, width: int) -> Mask:
@@ -164,15 +144,14 @@ def _encoded(s: Setting) -> dict[str, Outcome]:
             kind="frequency", bounds=s.blocks.bounds[name], power=power, dim=largest
         ),
     }
-    found = {name: Outcome(*_trained(s, settings(way), (None,))[0]) for name, way in ways.items()}
+    found = {name: _trained(s, settings(way), (None,))[0] for name, way in ways.items()}
     plain = {name: EncodingSettings(kind="uniform") for name in ids}
     rounded, exact = _trained(s, plain, ("int8", None))
-    found |= {f"{FULL} in the store's rows": Outcome(*exact), "the same rows in int8": Outcome(*rounded)}
+    found |= {f"{FULL} in the store's rows": exact, "the same rows in int8": rounded}
     nested = {name: EncodingSettings(kind="nested", prefixes=WIDTHS) for name in ids}
-    for prefix, trained in zip(WIDTHS, _trained(s, nested, WIDTHS), strict=True):
-        found[f"nested, served by {prefix}"] = Outcome(*trained)
-    return found
+    served = zip(WIDTHS, _trained(s, nested, WIDTHS), strict=True)
+    return found | {f"nested, served by {prefix}": outcome for prefix, outcome in served}
 
 
-def _trained(s: Setting, settings: dict[str, EncodingSettings], ways: tuple[encoded.Way, ...]) -> list[encoded.Trained]:
+def _trained(s: Setting, settings: dict[str, EncodingSettings], ways: tuple[encoded.Way, ...]) -> list[Outcome]:
     return encoded.fit(s.definition, s.data, s.recipe, settings, ways)

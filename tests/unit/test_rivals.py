@@ -33,7 +33,7 @@ def uniform(data, dim=16):
 def test_encodings_take_the_steps_that_the_search_takes(data):
     recipe = RECIPE
     model = definition(seed=recipe.seed)
-    encodings = encoded.Encodings(data, uniform(data), recipe)
+    encodings = encoded.Encodings(model, data, uniform(data), recipe)
     mine = encoded.EncodedNetwork(model, data, encodings, recipe.seed, (None,))
     theirs = Network(model, data, np.zeros(data.rows, dtype=np.int64), recipe.seed)
     theirs.rows = torch.from_numpy(encodings.served(None)).clone()
