@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from trainer.search.report import Report
     from trainer.search.recipe import Recipe
+    from trainer.search.report import Report
 
 
 def register(app: typer.Typer) -> None:

@@ -35,10 +35,12 @@ class Recovery:
 
 
 def recipe(seed: int, align: bool, **changes: Any) -> Recipe:
-    """For data of dot products, whose rows must grow long: within three passes. Alpha must tell noise from use for rare
-    blocks too, so its batches are large and its penalty is high."""
+    """A search of three passes for data of dot products, whose rows must grow long.
+
+    Alpha must tell noise from use in rare blocks too, so its batches are large and its penalty is high.
+    """
     own = {
-        "rate": 0.1, "alpha_rate": 1e-2, "alpha_batch": 512, "penalty": 0.7, "search_passes": 0.8, "best": False,
+        "rate": 0.1, "alpha_rate": 1e-2, "alpha_batch": 512, "penalty": 0.9, "search_passes": 0.8, "best": False,
     }  # fmt: skip
     return Recipe(**{**own, "seed": seed, "align": align, **changes})
 

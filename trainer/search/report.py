@@ -93,8 +93,8 @@ class Report:
 def _row(name: str, one: Fitted, full: int) -> str:
     v, t = one.validation, one.test
     return (
-        f"| {name} | {one.parameters:,} | {one.parameters / full:.1%} | {one.bytes:,} | {v.auc:.4f} | {v.log_loss:.4f} | "
-        f"{t.auc:.4f} | {t.log_loss:.4f} |"
+        f"| {name} | {one.parameters:,} | {one.parameters / full:.1%} | {one.bytes:,} "
+        f"| {v.auc:.4f} | {v.log_loss:.4f} | {t.auc:.4f} | {t.log_loss:.4f} |"
     )
 
 

@@ -19,7 +19,7 @@ _TINY = 1e-30
 def alpha_gradient(
     blocks: NDArray[np.int64], gradients: NDArray[np.float32], values: NDArray[np.float32], count: int
 ) -> NDArray[np.float64]:
-    """d loss / d alpha of each block: the sum of g * e over what a batch looked up in it.
+    """The gradient of a loss in alpha, by block: the sum of g * e over what a batch looked up in it.
 
     **Source**: arXiv 2006.04466, section 3.1, by the chain rule of the soft selection layer.
 
