@@ -7,6 +7,11 @@ from typing import Annotated
 
 import typer
 
+_NEEDED = {
+    "experiments": "this installation has no experiments (images leave them out): install Dolmen with pip",
+    "matplotlib": "drawing needs matplotlib: pip install 'dolmen[plots]'",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
@@ -20,9 +25,10 @@ def register(app: typer.Typer) -> None:
         out: Annotated[Path, typer.Option(help="The folder of the pages.")] = Path("docs/experiments"),
     ) -> None:
         """Runs an experiment and writes its page, its drawing and the index of all pages."""
-        if find_spec("matplotlib") is None:
-            typer.echo("dolmen experiment: drawing needs matplotlib: pip install 'dolmen[plots]'", err=True)
-            raise typer.Exit(1)
+        for package, remedy in _NEEDED.items():
+            if find_spec(package) is None:
+                typer.echo(f"dolmen experiment: {remedy}", err=True)
+                raise typer.Exit(1)
         from experiments.page import write_index
         from experiments.run import EXPERIMENTS, QUICK, Run, run_and_write
         from services.datasets.errors import DatasetError

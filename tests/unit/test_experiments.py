@@ -46,6 +46,20 @@ def test_the_command_writes_page_drawing_and_index(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("package", "said"), [("matplotlib", "pip install 'dolmen[plots]'"), ("experiments", "no experiments")]
+)
+def test_what_is_not_installed_is_named(package, said, tmp_path, monkeypatch):
+    app = Typer()
+    app.callback()(lambda: None)
+    experiment.register(app)
+    monkeypatch.setattr(experiment, "find_spec", lambda name: None if name == package else object())
+    answer = CliRunner().invoke(app, ["experiment", "--all", "--out", str(tmp_path)])
+    assert answer.exit_code == 1
+    assert said in answer.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"), [(["nothing"], "there is no experiment 'nothing'"), (["models", "--all"], "or --all")]
 )
 def test_bad_usage_is_refused(arguments, said, tmp_path):
