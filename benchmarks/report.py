@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    agreement,
+    archive,
     click_freshness,
     collisionless,
     evaluate,
@@ -20,6 +22,7 @@ from benchmarks import (
     rank,
     restore,
     row_memory,
+    row_speed,
     stack,
 )
 from benchmarks.markdown import table
@@ -90,6 +93,7 @@ def ranking() -> str:
 
 SECTIONS: dict[str, Callable[[], Any]] = {
     "learning": learning,
+    "agreement": agreement.section,
     "stack": whole_stack,
     "freshness": fresh,
     "click freshness": click_freshness.section,
@@ -98,9 +102,11 @@ SECTIONS: dict[str, Callable[[], Any]] = {
     "ranking": ranking,
     "collisionless": collisionless.section,
     "index": index_speed.section,
+    "rows": row_speed.section,
     "memory": row_memory.section,
     "footprint": footprint.section,
     "restore": restore.section,
+    "history": archive.section,
 }
 
 

@@ -10,10 +10,10 @@ A sighting may come late. It then counts as much as it would have counted by now
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.plan import LayoutArrays
 from embedding_store.settings import WINDOW_PARTS, Accumulator, TableSettings
 from embedding_store.slabs import RowArrays
@@ -79,31 +79,31 @@ def accumulator_arrays(
     )
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def read_time(memory: NDArray[np.float32], at: int) -> int:
     """A time, ms since the epoch; 0 for none."""
     return int(memory[at]) * _HALF + int(memory[at + 1])
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def write_time(memory: NDArray[np.float32], at: int, time_ms: int) -> None:
     """Sets a time below 2^48."""
     memory[at] = np.float32(time_ms // _HALF)
     memory[at + 1] = np.float32(time_ms % _HALF)
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _read_sum(memory: NDArray[np.float32], at: int) -> float:
     return np.float64(memory[at]) + np.float64(memory[at + 1])
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _write_sum(memory: NDArray[np.float32], at: int, value: float) -> None:
     memory[at] = np.float32(value)
     memory[at + 1] = np.float32(value - np.float64(memory[at]))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _insert_time(memory: NDArray[np.float32], at: int, length: int, time_ms: int) -> None:
     """Adds a time to those held, the latest first, unless it is among them or earlier than all."""
     place = 0
@@ -116,10 +116,10 @@ def _insert_time(memory: NDArray[np.float32], at: int, length: int, time_ms: int
     write_time(memory, at + 2 * place, time_ms)
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _slide(memory: NDArray[np.float32], at: int, part: int) -> int:
     """Moves a window on to a part, if that is later; gives the newest part then. Part n is kept as n + 1."""
-    newest = read_time(memory, at) - 1
+    newest = int(read_time(memory, at)) - 1
     if part <= newest:
         return newest
     turns = min(part - newest, WINDOW_PARTS) if newest >= 0 else 0
@@ -132,7 +132,7 @@ def _slide(memory: NDArray[np.float32], at: int, part: int) -> int:
     return part
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def update(
     rows: RowArrays,
     accumulators: AccumulatorArrays,
@@ -187,7 +187,7 @@ def update(
         write_time(memory, base, max(clock, now))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def read(
     rows: RowArrays,
     layouts: LayoutArrays,

@@ -8,11 +8,11 @@ stays empty: a visitor without a row has no past.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.accumulators import read_time, write_time
+from embedding_store.kernel import kernel
 from embedding_store.lookup import plain_fields, single
 from embedding_store.settings import SEQUENCE_ITEM
 from embedding_store.shard import Shard
@@ -58,7 +58,7 @@ def row_width(length: int) -> int:
     return 1 + SEQUENCE_ITEM * length
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _write_id(memory: NDArray[np.float32], at: int, key: int) -> None:
     word = np.uint64(key)
     memory[at] = np.float32(np.int64(word & _MASK))
@@ -66,13 +66,13 @@ def _write_id(memory: NDArray[np.float32], at: int, key: int) -> None:
     memory[at + 2] = np.float32(np.int64(word >> (_BITS + _BITS)))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _read_id(memory: NDArray[np.float32], at: int) -> int:
     low, middle, high = np.int64(memory[at]), np.int64(memory[at + 1]), np.int64(memory[at + 2])
     return int(low | (middle << 24) | (high << 48))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _push(
     rows: RowArrays,
     cold: int,
@@ -103,7 +103,7 @@ def _push(
         memory[first + _OUTCOME] = outcomes[b]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _read(
     rows: RowArrays, cold: int, found: NDArray[np.int64], now_ms: NDArray[np.int64], own: OwnItems, past: Past
 ) -> None:

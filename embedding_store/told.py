@@ -7,7 +7,6 @@ since, latest values and times because more of them are kept than shown.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from embedding_store.accumulators import (
     AccumulatorArrays,
     read_time,
 )
+from embedding_store.kernel import kernel
 from embedding_store.settings import WINDOW_PARTS
 from embedding_store.slabs import RowArrays
 
@@ -45,7 +45,7 @@ class Told(NamedTuple):
     inputs: NDArray[np.float64]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def leave_out(
     rows: RowArrays,
     accumulators: AccumulatorArrays,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Fields, Occurrences
 from trainer.batch import Batch
 from trainer.crosses import cross_ids
@@ -22,7 +22,7 @@ from trainer.settings import FeatureSettings
 from trainer.values import BadValue, Reader, bucketed
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _place(
     flat: NDArray[np.int64], flat_missing: NDArray[np.bool_], counts: NDArray[np.int64], field: int, fields: int,
     offsets: NDArray[np.int64], ids: NDArray[np.int64], missing: NDArray[np.bool_],

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from trainer.earlier import Earlier
 from trainer.statistic_settings import StatisticSettings
 
@@ -44,7 +44,7 @@ class _Rules(NamedTuple):
     against: NDArray[np.float64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _holds(operator: int, x: float, y: float) -> bool:
     """False where x is not known."""
     if np.isnan(x):
@@ -56,7 +56,7 @@ def _holds(operator: int, x: float, y: float) -> bool:
     return bool(x > y or (x == y and operator == 5))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _take(rules: _Rules, targets: NDArray[np.float64], out: NDArray[np.float64]) -> None:
     for b in range(targets.shape[0]):
         for i in range(rules.units.size):

@@ -5,11 +5,11 @@ examples come, that of as many as a batch should have: batches are cut by time t
 eager positives, which come one by one, would outweigh the zeros that come as whole lists.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedding_store.kernel import kernel
 from embedding_store.shard import Shard
 from trainer import moments
 from trainer.batch import Batch
@@ -28,7 +28,7 @@ _FULL = 64  # examples: a smaller batch moves the dense weights by as much less
 _BIAS_RATE = 20.0  # the biases' learning rate, as a multiple: they must reach the base rate within the first thousands
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def adam(
     weights: NDArray[np.float32],
     gradients: NDArray[np.float32],

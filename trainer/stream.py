@@ -7,10 +7,10 @@ inputs.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Fields, Occurrences, single
 from embedding_store.sequences import OwnItems, Past, Sequences
 from embedding_store.settings import Accumulator
@@ -79,7 +79,7 @@ class Reading(NamedTuple):
     placed: NDArray[np.int64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _bucket(reading: Reading, q: int, value: float) -> int:
     """0 for no value, then 1 + how many edges it reaches."""
     if np.isnan(value):
@@ -90,7 +90,7 @@ def _bucket(reading: Reading, q: int, value: float) -> int:
     return bucket
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def derive(
     reading: Reading,
     raw: NDArray[np.float64],
@@ -98,6 +98,8 @@ def derive(
     key_missing: NDArray[np.bool_],
     offsets: NDArray[np.int64],
     fields: int,
+    derived: NDArray[np.int64],
+    absent: NDArray[np.bool_],
     numbers: NDArray[np.float64],
     ids: NDArray[np.int64],
     missing: NDArray[np.bool_],
@@ -111,14 +113,14 @@ def derive(
         key_missing: bool[B, S].
         offsets: int64[B * F + 1], occurrences of each (example, field).
         fields: F.
+        derived: int64[Q + C], scratch: the derived ids of one example.
+        absent: bool[Q + C], zero at first; scratch.
         numbers: float64[B, M], changed.
         ids: int64[N], changed.
         missing: bool[N], changed.
     """
     count = reading.kinds.size
     crosses = reading.cross_starts.size - 1
-    derived = np.empty(count + crosses, dtype=np.int64)
-    absent = np.zeros(count + crosses, dtype=np.bool_)
     for b in range(raw.shape[0]):
         for q in range(count):
             kind, first = reading.kinds[q], reading.first[q]
@@ -207,9 +209,11 @@ class Stream:
         )
         ids, missing = batch.occurrences.ids.copy(), batch.occurrences.missing.copy()
         numbers = batch.numbers.copy()
+        derived = self._reading.kinds.size + self._reading.cross_starts.size - 1
         derive(
             self._reading, raw, batch.keys, batch.key_missing, batch.occurrences.offsets,
-            len(self._featurizer.fields), numbers, ids, missing,
+            len(self._featurizer.fields), np.empty(derived, dtype=np.int64), np.zeros(derived, dtype=np.bool_),
+            numbers, ids, missing,
         )  # fmt: skip
         return Remembered(Occurrences(ids, missing, batch.occurrences.offsets), numbers, past, found)
 

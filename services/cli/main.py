@@ -21,7 +21,10 @@ def _named() -> None:
     """Keeps a command's name on the command line, however few commands are registered."""
 
 
-COMMANDS = ("up", "demo", "replay", "trainer", "joiner", "ranker", "evaluate", "explain", "store", "config", "doctor")
+COMMANDS = (
+    "up", "demo", "replay", "trainer", "train", "joiner", "archive", "ranker", "evaluate", "explain", "store", "config",
+    "doctor",
+)  # fmt: skip
 
 
 def main() -> None:
