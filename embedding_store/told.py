@@ -61,7 +61,7 @@ def leave_out(
         rows: Of the shard.
         accumulators: Of the tables.
         found: int64[B * S], the row of each example in each table.
-        ids: int64[B, S].
+        ids: int64[B * S].
         times_ms: int64[B], of each example, which is that of its list's earlier messages.
         told: What they brought. Of what is not there any more (an id that was not admitted yet, a value that more than
             `SPARE` others pushed out) nothing is taken out.
@@ -74,7 +74,7 @@ def leave_out(
             column = 0
             for s in range(count):
                 row = found[b * count + s]
-                own = row != accumulators.tables[s] and not told.missing[e, s] and told.ids[e, s] == ids[b, s]
+                own = row != accumulators.tables[s] and not told.missing[e, s] and told.ids[e, s] == ids[b * count + s]
                 base = rows.headers[row].at
                 past_ms = max(0, read_time(memory, base) - times_ms[b]) if own else 0
                 for a in range(accumulators.starts[s], accumulators.starts[s + 1]):

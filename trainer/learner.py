@@ -1,6 +1,8 @@
 """Score, then learn: one batch at a time.
 
-Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam.
+Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam. Where few
+examples come, that of as many as a batch should have: batches are cut by time then, and were each to count the same,
+eager positives, which come one by one, would outweigh the zeros that come as whole lists.
 """
 
 import numpy as np
@@ -22,6 +24,7 @@ _BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
 _BETA2, _REST2 = np.float32(0.999), np.float32(0.001)
 _EPSILON, _ZERO = np.float32(1e-8), np.float32(0.0)
 _LARGEST = 1e12  # gradients: single precision squares and sums them without overflow
+_FULL = 64  # examples: a smaller batch moves the dense weights by as much less
 _BIAS_RATE = 20.0  # the biases' learning rate, as a multiple: they must reach the base rate within the first thousands
 
 
@@ -151,7 +154,7 @@ class Learner:
             self._first,
             self._second,
             self._rates,
-            np.float32(1.0 / examples),
+            np.float32(1.0 / max(examples, _FULL)),
             np.float32(1.0 / (1.0 - 0.9**self._step)),
             np.float32(1.0 / (1.0 - 0.999**self._step)),
         )
