@@ -20,7 +20,7 @@ from trainer.scorer import sigmoid
 from trainer.validation import auc
 
 RATES = (1.0, 0.3, 0.1)
-EXAMPLES = 300_000
+EXAMPLES = 1_000_000
 
 
 def definition_of(wide: str | None) -> Definition:

@@ -7,11 +7,11 @@ is small enough for them, and at 64-bit ones from then on.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.arena import Arena
+from embedding_store.kernel import kernel
 
 HEADER = np.dtype(
     [
@@ -57,7 +57,7 @@ class RowArrays(NamedTuple):
     heads: NDArray[np.int64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def allocate(rows: RowArrays, width: int) -> int:
     """A strip of float32. The caller has reserved the memory."""
     at = rows.heads[width]
@@ -70,7 +70,7 @@ def allocate(rows: RowArrays, width: int) -> int:
     return int(at)
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def release(rows: RowArrays, at: int, width: int) -> None:
     """Gives a strip back."""
     following = rows.heads[width] + 1

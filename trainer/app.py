@@ -61,7 +61,9 @@ class Trainer:
         self._feed = Feed(self._source, self._patience)
         self._owner = Owner(config.store, self._patience.for_store, config.trainer.memory_budget)
         self._slices = Slices(config.trainer.slices, config.definition.features, config.trainer.slice_values)
-        self._metrics = TrainerMetrics([task.name for task in config.definition.tasks], self._slices)
+        self._metrics = TrainerMetrics(
+            [task.name for task in config.definition.tasks], self._slices, config.trainer.quality_window
+        )
         self._timed = self._metrics.timed
 
     @property

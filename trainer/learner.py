@@ -3,11 +3,11 @@
 Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedding_store.kernel import kernel
 from embedding_store.shard import Shard
 from trainer import moments
 from trainer.batch import Batch
@@ -25,7 +25,7 @@ _LARGEST = 1e12  # gradients: single precision squares and sums them without ove
 _BIAS_RATE = 20.0  # the biases' learning rate, as a multiple: they must reach the base rate within the first thousands
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def adam(
     weights: NDArray[np.float32],
     gradients: NDArray[np.float32],

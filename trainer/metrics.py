@@ -18,7 +18,6 @@ from trainer.health import Health
 from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
-WINDOW = 10_000
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ROWS = (1, 10, 100, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
@@ -29,14 +28,15 @@ class TrainerMetrics:
     Args:
         tasks: Names of the tasks.
         slices: By whose values quality is told apart.
+        window: Examples of the windowed metrics.
     """
 
-    def __init__(self, tasks: Sequence[str], slices: Slices | None = None) -> None:
+    def __init__(self, tasks: Sequence[str], slices: Slices | None = None, window: int = 10_000) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         self._tasks = tuple(tasks)
         slices = slices or Slices()
-        self.progress = [Progress(WINDOW, len(slices.names)) for _ in tasks]
+        self.progress = [Progress(window, len(slices.names)) for _ in tasks]
         self._told = -1
         self._examples = Counter("dolmen_examples", "Examples learned from.", ["task"], registry=r)
         labels = ["task", "window"]
@@ -108,7 +108,7 @@ class TrainerMetrics:
         self._told = told
         for task, progress in zip(self._tasks, self.progress, strict=True):
             self._set_quality(task, "all", progress.total())
-            self._set_quality(task, str(WINDOW), progress.recent())
+            self._set_quality(task, str(progress.window), progress.recent())
         self._health.refresh(self.progress)
 
     def _set_quality(self, task: str, window: str, quality: Quality) -> None:
