@@ -1,5 +1,6 @@
 """What the trainer tells Prometheus."""
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from trainer.health import Health
 from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
+_log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ROWS = (1, 10, 100, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
@@ -35,6 +37,7 @@ class TrainerMetrics:
         self.registry = CollectorRegistry()
         r = self.registry
         self._tasks = tuple(tasks)
+        self._server: WSGIServer | None = None
         slices = slices or Slices()
         self.progress = [Progress(window, len(slices.names)) for _ in tasks]
         self._told = -1
@@ -50,8 +53,8 @@ class TrainerMetrics:
         self.dead_letters = Counter(
             "dolmen_dead_letters", "Messages not learned from.", ["topic", "reason"], registry=r
         )
-        self.commit_seconds = Histogram("dolmen_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=r)
-        self.commit_rows = Histogram("dolmen_commit_rows", "Rows of a commit.", buckets=_ROWS, registry=r)
+        self._commit_seconds = Histogram("dolmen_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=r)
+        self._commit_rows = Histogram("dolmen_commit_rows", "Rows of a commit.", buckets=_ROWS, registry=r)
         self._unfolded = Gauge("dolmen_log_unfolded_bytes", "Commits that are not in the rows yet.", registry=r)
         self._memory = Gauge("dolmen_trainer_bytes", "Memory of rows, index and filters.", registry=r)
         self._rows = Gauge("dolmen_store_rows", "Rows held.", ["table"], registry=r)
@@ -80,6 +83,12 @@ class TrainerMetrics:
             yield
         finally:
             self.stages.labels(stage).inc(time.monotonic() - start)
+
+    def committed(self, seconds: float, rows: int) -> None:
+        """Counts a commit."""
+        self._commit_seconds.observe(seconds)
+        self._commit_rows.observe(rows)
+        self.stages.labels("commit").inc(seconds)
 
     def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
         """Counts a batch: labels float32[B, T], NaN where absent, scores float64[B, T], ids of slices int64[B, S]."""
@@ -121,10 +130,18 @@ class TrainerMetrics:
             if not math.isnan(value):
                 gauge.labels(task, window).set(value)
 
-    def serve(self, host: str, port: int) -> tuple[WSGIServer, int]:
-        """Opens ``/metrics``; returns the server and its port."""
-        server, _ = start_http_server(port, host, self.registry)
-        return server, server.server_port
+    def serve(self, host: str, port: int) -> None:
+        """Opens ``/metrics``, unless it is open."""
+        if self._server is None:
+            self._server, _ = start_http_server(port, host, self.registry)
+            _log.info("metrics on http://%s:%d/metrics", host, self._server.server_port)
+
+    def close(self) -> None:
+        """Closes ``/metrics``."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
 
 _COUNTED = (
