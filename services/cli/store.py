@@ -191,7 +191,10 @@ def drop(
 def plan(
     table: str,
     file: Annotated[
-        Path | None, typer.Argument(help='JSON: {"bounds": [8, 64], "kept": [[0], [0, 1], [0, 1, 2]]}.')
+        Path | None,
+        typer.Argument(
+            help='JSON: {"bounds": [8, 64], "kept": [[0], [0, 1], [0, 1, 2]]}, or what search-dimensions wrote.'
+        ),
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Back to full width.")] = False,
     from_offset: Annotated[
@@ -217,6 +220,8 @@ def plan(
             _fail(f"there is no table {table!r} in the store; `dolmen store stats` lists them")
         try:
             value = None if file is None else orjson.loads(file.read_bytes())
+            if isinstance(value, dict) and "tables" in value:
+                value = value["tables"].get(table) or _fail(f"{file}: has no plan for table {table!r}")
         except orjson.JSONDecodeError as error:
             _fail(f"{file}: is not JSON: {error}")
         wanted = Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset)
