@@ -21,7 +21,7 @@ EXAMPLES = {
     "embedding_store.encodings.rounding",
     "embedding_store.ids",
     "embedding_store.settings",
-    "trainer.example",
+    "trainer.json_value",
     "trainer.settings",
 }
 """Modules that had examples when this was written: an import that fails silently would leave them untested."""
