@@ -22,6 +22,8 @@ EXAMPLES = {
     "embedding_store.ids",
     "embedding_store.settings",
     "trainer.json_value",
+    "trainer.search.blocks",
+    "trainer.search.selection",
     "trainer.settings",
 }
 """Modules that had examples when this was written: an import that fails silently would leave them untested."""
