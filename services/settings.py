@@ -32,7 +32,10 @@ from trainer.settings import (
 from trainer.slices import Slices
 from trainer.statistic_settings import StatisticSettings
 
-SHIPPED = ("kuairand", "movielens", "movietweetings", "synthetic")
+SHIPPED = (
+    "kuairand", "kuairand_vectors", "movielens", "movielens_vectors", "movietweetings", "movietweetings_vectors",
+    "synthetic",
+)  # fmt: skip
 
 
 _OF_DATASET = ("tables", "features", "statistics", "tasks", "outcomes", "model")
