@@ -15,6 +15,7 @@ from trainer.appended import Appended
 from trainer.errors import BadRecord
 from trainer.feed import Feed
 from trainer.learner import Learner
+from trainer.live_search import LiveSearch
 from trainer.metrics import TrainerMetrics
 from trainer.patience import Patience, Stopped
 from trainer.pending import Pending, Run
@@ -81,7 +82,7 @@ class Trainer:
         except Stopped:
             _log.warning("ended while waiting; everything since commit %s will be read again", self._owner.head)
         except StoreEmptied as error:
-            parts = {**self._learner.parts(), **self._takeover.parts()}
+            parts = {**self._learner.parts(), **self._search.parts(), **self._takeover.parts()}
             shard, positions = self._learner.shard, self._positions.to_json()
             held = Snapshot(shard, self._owner.head, self._definition, positions, parts)
             raise StoreEmptied(f"{error}. {rescue(self._config.rescue, held)}") from error
@@ -102,9 +103,11 @@ class Trainer:
         self._learner = Learner(definition, shard)
         taken = snapshot.parts.get(TAKEOVERS, b"") if snapshot else b""
         self._takeover = Takeover(self._owner, shard, taken, self._make_room)
+        parts = snapshot.parts if snapshot else {}
+        self._search = LiveSearch(self._settings, self._learner, self._takeover, self._metrics, parts)
         self._read_plans()
         self._definition = definition.to_json()
-        fresh = self._learner.load_parts(snapshot.parts if snapshot else {})
+        fresh = self._learner.load_parts(parts)
         changed = snapshot is None or snapshot.definition != self._definition
         if snapshot is not None:
             for line in describe_changes(snapshot.definition, definition) if changed else ():
@@ -224,6 +227,7 @@ class Trainer:
             self._metrics.dead_letters.labels(message.record.topic, fault.reason).inc()
         self._positions.pass_over(run.messages)
         self._uncommitted = True
+        self._search.judge()
 
     # Committing
 
@@ -240,13 +244,14 @@ class Trainer:
         self._feed.settle()
         shard = self._learner.shard
         blocks, gone = shard.take_changes()
+        learned = {**self._learner.parts(), **self._search.parts()}
         commit = Commit(
             clock_ms=shard.clock_ms,
             definition=self._definition,
             positions=self._positions.to_json(),
             blocks=blocks,
             gone=gone,
-            parts={**self._learner.parts(), **shard.parts(), **self._takeover.parts()},
+            parts={**learned, **shard.parts(), **self._takeover.parts()},
             appended=self._appended.take(),
             examples=self._examples,
         )
@@ -279,6 +284,7 @@ class Trainer:
         lag = self._source.lag()
         self._left = sum(lag.values())
         self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes)
+        self._search.refresh()
 
     def _read_plans(self) -> None:
         try:

@@ -17,6 +17,7 @@ from trainer.errors import BadRecord
 from trainer.models.model import Backward
 from trainer.models.regularisation import batch_aware
 from trainer.scorer import Scorer, sigmoid
+from trainer.search.online import OnlineSearch
 
 _BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
 _BETA2, _REST2 = np.float32(0.999), np.float32(0.001)
@@ -74,9 +75,11 @@ class Learner:
 
     Attributes:
         scorer: The prediction; what it scores is what was learned so far.
+        search: Looks on; None for none.
     """
 
     def __init__(self, definition: Definition, shard: Shard) -> None:
+        self.search: OnlineSearch | None = None
         self.scorer = Scorer(definition, shard)
         self.shard = shard
         size = self.scorer.weights.size
@@ -159,7 +162,12 @@ class Learner:
     def _learn_rows(self, batch: Batch, embedded: Embedded, gradients: NDArray[np.float32] | None) -> None:
         featurizer, bias = self.scorer.featurizer, self.scorer.embedder.bias
         fields, occurrences, rows = featurizer.of_store, embedded.occurrences, embedded.rows
+        search = self.search
+        if search is not None and gradients is not None:
+            search.observe(occurrences, rows, fields, gradients)
         updated = self.shard.sight(occurrences, rows, fields, batch.times_ms, batch.origins)
+        if search is not None and gradients is not None:
+            search.count(updated)
         if bias is not None:
             self.shard.learn_gaussian(
                 occurrences, rows, updated, fields, batch.labels, batch.weights, batch.offsets, bias,

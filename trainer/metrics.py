@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from embedding_store.bounded_shard import BoundedShard
 from embedding_store.shard import Shard
 from trainer.health import Health
+from trainer.search.metrics import SearchMetrics
 from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
@@ -36,6 +37,7 @@ class TrainerMetrics:
         slices = slices or Slices()
         self.progress = [Progress(WINDOW, len(slices.names)) for _ in tasks]
         self._told = -1
+        self._search: SearchMetrics | None = None
         self._examples = Counter("dolmen_examples", "Examples learned from.", ["task"], registry=r)
         labels = ["task", "window"]
         self._auc = Gauge("dolmen_online_auc", "AUC of scores given before learning.", labels, registry=r)
@@ -64,6 +66,13 @@ class TrainerMetrics:
         r.register(self._health)
         for task in tasks:
             self._examples.labels(task)
+
+    @property
+    def search(self) -> SearchMetrics:
+        """Those of the live search; made when they are first asked for."""
+        if self._search is None:
+            self._search = SearchMetrics(self.registry, self.progress[0])
+        return self._search
 
     def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
         """Counts a batch: labels float32[B, T], NaN where absent, scores float64[B, T], ids of slices int64[B, S]."""

@@ -7,6 +7,7 @@ import orjson
 
 from embedding_store.errors import StoreUnavailable
 from embedding_store.owner import Owner
+from embedding_store.plan import TablePlan
 from embedding_store.proposal import TAKEOVERS, Proposal, read_takeovers
 from embedding_store.shard import Shard
 
@@ -65,6 +66,10 @@ class Takeover:
         """Takes over what holds from this offset or an earlier one; of a table, the earlier ones first."""
         if self._waiting:
             self._take([p for p in self._waiting if p.from_offset is not None and offset >= p.from_offset])
+
+    def take(self, table: str, plan: TablePlan) -> None:
+        """Takes over what was found here."""
+        self._take([Proposal(table, plan)])
 
     def confirm(self) -> None:
         """Takes away what was taken over at a commit and is committed.
