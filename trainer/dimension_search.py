@@ -9,8 +9,9 @@ alignment is Dolmen's own.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from trainer.search.matrices import Matrices
 from trainer.search.network import Network, take
 from trainer.search.recipe import Recipe
 from trainer.search.steps import Steps, contributions
+
+_BY_RECIPE: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 __all__ = ["Blocks", "Found", "Recipe", "cut", "search"]
 
@@ -46,23 +49,30 @@ class Blocks:
     bounds: dict[str, tuple[int, ...]]
 
 
-def cut(data: Matrices, recipe: Recipe) -> Blocks:
-    """The blocks of a data set, by how often ids are seen in its training part."""
+def cut(data: Matrices, recipe: Recipe, bounds: Mapping[str, tuple[int, ...]] = _BY_RECIPE) -> Blocks:
+    """The blocks of a data set, by how often ids are seen in its training part.
+
+    Args:
+        data: Of the counts.
+        recipe: How blocks are made.
+        bounds: Of tables whose blocks are given.
+    """
     of_rows = np.zeros(data.rows, dtype=np.int64)
     tables: dict[str, slice] = {}
-    bounds: dict[str, tuple[int, ...]] = {}
+    found: dict[str, tuple[int, ...]] = {}
     first = 0
     for table in data.tables:
         counts = data.counts[table.first + 1 : table.last]
-        found = share_bounds(counts, recipe.shares) if recipe.shares else log_bounds(counts, recipe.least)
+        made = share_bounds(counts, recipe.shares) if recipe.shares else log_bounds(counts, recipe.least)
+        made = bounds.get(table.name, made)
         of_rows[table.first] = first
-        of_rows[table.first + 1 : table.last] = first + blocks_of(counts, found)
-        bounds[table.name] = found
-        tables[table.name] = slice(first, first + len(found) + 1)
-        first += len(found) + 1
+        of_rows[table.first + 1 : table.last] = first + blocks_of(counts, made)
+        found[table.name] = made
+        tables[table.name] = slice(first, first + len(made) + 1)
+        first += len(made) + 1
     rows = np.bincount(of_rows, minlength=first)
     rows[[part.start for part in tables.values()]] -= 1
-    return Blocks(of_rows, rows, tables, bounds)
+    return Blocks(of_rows, rows, tables, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ class Found:
         blocks: Of the data.
         alpha: float32[B, K].
         worth: float64[B, K], what :func:`trainer.search.selection.keep_within` ranks by.
-        network: As the search left it: alpha is not folded in, nothing is pruned.
+        steps: The network as the search left it, alpha not folded in and nothing pruned, and its optimizers' state.
         passes: What it cost, in examples by those of the training part.
         seconds: What it took.
     """
@@ -85,9 +95,14 @@ class Found:
     blocks: Blocks
     alpha: NDArray[np.float32]
     worth: NDArray[np.float64]
-    network: Network
+    steps: Steps
     passes: float
     seconds: float
+
+    @property
+    def network(self) -> Network:
+        """The network as the search left it."""
+        return self.steps.network
 
     @property
     def matrices(self) -> dict[str, NDArray[np.float64]]:
@@ -114,7 +129,11 @@ class Found:
 
 
 def search(
-    definition: Definition, data: Matrices, recipe: Recipe, tables: Sequence[str] | None = None
+    definition: Definition,
+    data: Matrices,
+    recipe: Recipe,
+    tables: Sequence[str] | None = None,
+    bounds: Mapping[str, tuple[int, ...]] = _BY_RECIPE,
 ) -> Found:
     """Searches a data set. Seeded: equal arguments give equal results on one machine.
 
@@ -123,6 +142,7 @@ def search(
         data: Its examples.
         recipe: How.
         tables: Those whose dimensions are searched, the others staying whole; None: all.
+        bounds: Of tables whose blocks are given, see :func:`cut`.
 
     Raises:
         SearchError: If there is no such table.
@@ -132,15 +152,14 @@ def search(
     for name in tables or ():
         if name not in names:
             raise SearchError(f"tables: there is no {name!r}; there are {', '.join(names)}")
-    blocks = cut(data, recipe)
+    blocks = cut(data, recipe, bounds)
     network = Network(definition, data, blocks.of_rows, recipe.seed)
     steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
     rng = np.random.default_rng(recipe.seed)
     passes = train(steps, data, recipe, recipe.warm_passes, rng)
     upper, _ = validation_lines(data)
     if recipe.align:
-        network.rotate(_axes(network, data, blocks, upper, tables))
-        steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
+        steps.rotate(_axes(network, data, blocks, upper, tables))
         passes += upper.size / data.parts[0]
     searched = np.zeros((len(blocks.rows), 1), dtype=np.bool_)
     for name in names if tables is None else tables:
@@ -150,7 +169,7 @@ def search(
     worth[~searched[:, 0]] = np.inf
     passes += upper.size / data.parts[0]
     return Found(
-        data, recipe, blocks, network.alpha.numpy().copy(), worth, network, passes, time.perf_counter() - start
+        data, recipe, blocks, network.alpha.numpy().copy(), worth, steps, passes, time.perf_counter() - start
     )  # fmt: skip
 
 
@@ -174,6 +193,8 @@ def train(steps: Steps, data: Matrices, recipe: Recipe, passes: float, rng: np.r
     left = round(passes * size)
     every = max(1, size // 2)
     best, least = steps.network.copy_state(), np.inf
+    if recipe.best:
+        least = log_loss(steps.network.scores(data, choosing), data.labels[choosing])
     done = since = 0
     for lines in batches(size, recipe.batch_size, rng):
         if done >= left:
@@ -186,7 +207,7 @@ def train(steps: Steps, data: Matrices, recipe: Recipe, passes: float, rng: np.r
             loss = log_loss(steps.network.scores(data, choosing), data.labels[choosing])
             if loss < least:
                 best, least = steps.network.copy_state(), loss
-    if recipe.best and np.isfinite(least):
+    if recipe.best:
         steps.network.load_state(best)
     return min(done, left) / size
 
@@ -241,13 +262,15 @@ def _select(
     left = round(recipe.search_passes * data.parts[0])
     alphas = batches(upper.size, recipe.alpha_batch, rng)
     done = 0
+    mean = np.zeros((len(searched), data.dim))
     for lines in batches(data.parts[0], recipe.batch_size, rng):
         if done >= left:
             break
         some = lines[: left - done]
         ahead = some if recipe.order == 2 else None
         gradient = steps.alpha_gradient(data, upper[next(alphas)], ahead, recipe.l1)
-        steps.select(gradient * searched, recipe.alpha_rate, recipe.penalty)
+        mean = recipe.smoothing * mean + (1.0 - recipe.smoothing) * gradient
+        steps.select(mean * searched, recipe.alpha_rate, recipe.penalty, recipe.largest)
         steps.learn(take(data, some), recipe.frozen)
         done += len(some)
     return done / data.parts[0] * recipe.search_cost

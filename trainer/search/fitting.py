@@ -93,9 +93,9 @@ def fit(
             passes += _weigh(steps, data, recipe, mask, alpha == "scalar", rng)
             passes += train(steps, data, recipe, recipe.tune_passes, rng)
     else:
-        network = copy.deepcopy(start.network)
+        steps = copy.deepcopy(start.steps)
+        network = steps.network
         network.fold(mask)
-        steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
         passes = train(steps, data, recipe, recipe.tune_passes, rng)
     return _fitted(data, blocks, mask, network, passes, begun)
 
@@ -156,7 +156,7 @@ def _weigh(
             break
         some = lines[: left - done]
         gradient = steps.alpha_gradient(data, upper[next(alphas)], None, 0.0) * mask
-        steps.select(gradient, recipe.alpha_rate, 0.0, shared)
+        steps.select(gradient, recipe.alpha_rate, 0.0, recipe.largest, shared)
         steps.learn(take(data, some))
         done += len(some)
     return done / data.parts[0] * recipe.search_cost

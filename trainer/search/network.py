@@ -59,6 +59,7 @@ class Network:
 
     Attributes:
         module: The definition's model.
+        tables: Whose the rows are.
         rows: float32[R, K].
         linear: float32[R], linear weights; None where no table has any.
         alpha: float32[B, K], by which rows are multiplied; all 1 at first.
@@ -72,7 +73,7 @@ class Network:
         for table in data.tables:
             own = self.rows[table.first + 1 : table.last]  # the cold row begins at zero
             own.normal_(0.0, max(settings[table.name].init_std, 1e-4), generator=generator)
-        self._tables = data.tables
+        self.tables = data.tables
         self._trainable = torch.zeros(data.rows, dtype=torch.bool)
         for table in data.tables:
             self._trainable[table.first : table.last] = table.linear
@@ -107,9 +108,9 @@ class Network:
         selected = values * alpha[self.blocks[distinct]]
         if not self._rotations:
             return selected
-        ends = torch.searchsorted(distinct, torch.tensor([table.last for table in self._tables])).tolist()
+        ends = torch.searchsorted(distinct, torch.tensor([table.last for table in self.tables])).tolist()
         parts, first = [], 0
-        for table, end in zip(self._tables, ends, strict=True):
+        for table, end in zip(self.tables, ends, strict=True):
             part = selected[first:end]
             parts.append(part @ self._rotations[table.name].T if table.name in self._rotations else part)
             first = end
@@ -162,7 +163,7 @@ class Network:
         Args:
             matrices: Orthogonal, float64[K, K], by table, see :func:`trainer.search.alignment.rotation`.
         """
-        for table in self._tables:
+        for table in self.tables:
             if table.name not in matrices:
                 continue
             turn = matrices[table.name]

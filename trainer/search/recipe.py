@@ -1,5 +1,6 @@
 """How a search goes: its schedule and its rates."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
@@ -30,6 +31,8 @@ class Recipe:
         align: Whether axes are rotated before the search.
         frozen: Whether dense weights rest while alpha moves.
         alpha_rate: Of alpha.
+        smoothing: Share of the past in the running mean of alpha's gradient; 0: each batch's own.
+        largest: Bound of a number's gradient, in mean gradients of its block.
         penalty: Slope of an L1 term, in mean gradients of a block.
         l1: Weight of an L1 term in the loss, before the gradient is normalised.
         threshold: A dimension whose alpha is no higher goes first.
@@ -41,8 +44,8 @@ class Recipe:
     seed: int = 1
     batch_size: int = 512
     alpha_batch: int = 256
-    optimizer: Optimizer = "adam"
-    rate: float = 1e-3
+    optimizer: Optimizer = "adagrad"
+    rate: float = 1e-2
     network_rate: float = 1e-3
     warm_passes: float = 1.0
     search_passes: float = 1.0
@@ -52,6 +55,8 @@ class Recipe:
     align: bool = True
     frozen: bool = False
     alpha_rate: float = 1e-2
+    smoothing: float = 0.9
+    largest: float = 1.0
     penalty: float = 0.4
     l1: float = 0.0
     threshold: float = 0.5
@@ -99,7 +104,7 @@ class Recipe:
         """
         schedule = {
             "warm_passes": 20.0, "search_passes": 20.0, "tune_passes": 20.0, "batch_size": 512, "alpha_batch": 512,
-            "align": False, "frozen": True, "penalty": 0.0, "l1": 1e-5, "threshold": 0.0, "rank": "magnitude",
+            "align": False, "frozen": True, "smoothing": 0.0, "largest": math.inf, "penalty": 0.0, "l1": 1e-5, "threshold": 0.0, "rank": "magnitude",
             "shares": (0.1,) * 10,
         }  # fmt: skip
         return cls(**{**schedule, **changes})

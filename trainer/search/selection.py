@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedding_store.plan import TablePlan
 
-_TINY = 1e-8
+_TINY = 1e-30
 
 
 def alpha_gradient(
@@ -39,11 +39,17 @@ def alpha_gradient(
 
 
 def step(
-    alpha: NDArray[np.float32], gradient: NDArray[np.float64], rate: float, penalty: float, floor: float = 0.0
+    alpha: NDArray[np.float32],
+    gradient: NDArray[np.float64],
+    rate: float,
+    penalty: float,
+    floor: float = 0.0,
+    largest: float = 1.0,
 ) -> NDArray[np.float32]:
     """One step of projected gradient descent: alpha - rate * (g / mean_k |g| + penalty), clipped.
 
-    Each block's gradient is divided by its mean size, or rare blocks would hardly move. The penalty, the slope of an L1
+    Each block's gradient is divided by its mean size, or rare blocks would hardly move. On aligned axes one number may
+    have nearly all of a block's gradient, so what comes of the division is bounded. The penalty, the slope of an L1
     term, comes after that, so it weighs alike for all blocks. A block without a gradient stays as it is.
 
     **Source**: arXiv 2006.04466, section 3.2, 'gradient normalisation', with the bounds of its equation 3.
@@ -54,15 +60,17 @@ def step(
         rate: Of the descent.
         penalty: By how much of a mean gradient alpha is drawn to 0.
         floor: The lower bound; above 0, a dimension can come back.
+        largest: Bound of the divided gradient. The paper has none: infinity.
 
     Returns:
         float32[L, K].
 
-    >>> step(np.ones((1, 2), np.float32), np.array([[3.0, 1.0]]), rate=0.1, penalty=0.0).round(2).tolist()
-    [[0.8500000238418579, 0.949999988079071]]
+    >>> step(np.ones((1, 2), np.float32), np.array([[3.0, 1.0]]), rate=0.25, penalty=0.5).tolist()
+    [[0.625, 0.75]]
     """
     mean = np.abs(gradient).mean(axis=1, keepdims=True)
-    moved = np.clip(alpha - rate * (gradient / (mean + _TINY) + penalty), floor, 1.0)
+    bounded = np.clip(gradient / (mean + _TINY), -largest, largest)
+    moved = np.clip(alpha - rate * (bounded + penalty), floor, 1.0)
     return np.where(mean > 0, moved, alpha).astype(np.float32)
 
 

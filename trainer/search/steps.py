@@ -1,5 +1,6 @@
 """One step of each kind: of rows and network on a training batch, of alpha on a validation batch."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -17,36 +18,50 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class RowOptimizer:
-    """Adam or Adagrad, number by number, over the touched rows.
+    """Adagrad with one accumulator a row, or Adam number by number, over the touched rows.
 
-    **Source**: Kingma & Ba 2015 (arXiv 1412.6980), algorithm 1, its moments moved only where a row is touched; Duchi et
-    al. 2011, Adaptive Subgradient Methods, its diagonal form.
+    **Source**: Duchi et al. 2011, Adaptive Subgradient Methods, of a row's mean square, as a live table has it, so that
+    turning the axes changes nothing; Kingma & Ba 2015 (arXiv 1412.6980), algorithm 1, its moments moved only where a
+    row is touched.
 
     Args:
-        values: float32[R, ·], changed by :meth:`step`.
+        values: float32[R, W], changed by :meth:`step`.
         kind: Of the two.
         rate: Learning rate.
     """
 
     def __init__(self, values: Tensor, kind: Optimizer, rate: float) -> None:
         self._values, self._kind, self._rate = values, kind, rate
-        self._first = torch.zeros_like(values) if kind == "adam" else values
-        self._second = torch.zeros_like(values)
+        self._first = torch.zeros_like(values if kind == "adam" else values[:0])
+        self._second = torch.zeros(len(values), values.shape[1] if kind == "adam" else 1)
         self._count = 0
 
-    def step(self, distinct: Tensor, gradient: Tensor) -> None:
-        """Rows int64[u], all different, and their gradients float32[u, ·]."""
+    def step(self, distinct: Tensor, gradient: Tensor, widths: Tensor) -> None:
+        """One step.
+
+        Args:
+            distinct: int64[u], rows, all different.
+            gradient: float32[u, W].
+            widths: float32[u], numbers of each row that are in use.
+        """
         self._count += 1
+        square = gradient * gradient
         if self._kind == "adagrad":
-            total = self._second[distinct] + gradient * gradient
+            total = self._second[distinct] + square.sum(1, keepdim=True) / widths[:, None]
             self._second[distinct] = total
             self._values[distinct] -= self._rate * gradient / (total.sqrt() + _EPSILON)
             return
         mean = torch.lerp(self._first[distinct], gradient, 1 - _BETA1)
-        square = torch.lerp(self._second[distinct], gradient * gradient, 1 - _BETA2)
-        self._first[distinct], self._second[distinct] = mean, square
-        corrected = (square / (1 - _BETA2**self._count)).sqrt() + _EPSILON
+        second = torch.lerp(self._second[distinct], square, 1 - _BETA2)
+        self._first[distinct], self._second[distinct] = mean, second
+        corrected = (second / (1 - _BETA2**self._count)).sqrt() + _EPSILON
         self._values[distinct] -= self._rate / (1 - _BETA1**self._count) * mean / corrected
+
+    def rotate(self, own: slice, turn: Tensor) -> None:
+        """Takes the state of some rows along when their axes are turned, float32[W, W]; squares are evened out."""
+        if self._kind == "adam":
+            self._first[own] = self._first[own] @ turn
+            self._second[own] = self._second[own].mean(1, keepdim=True).expand(-1, turn.shape[0])
 
 
 class Steps:
@@ -63,8 +78,16 @@ class Steps:
         self.network = network
         self._rate = rate
         self._rows = RowOptimizer(network.rows, optimizer, rate)
-        self._linear = None if network.linear is None else RowOptimizer(network.linear, optimizer, rate)
+        self._linear = None if network.linear is None else RowOptimizer(network.linear[:, None], optimizer, rate)
         self._dense = torch.optim.Adam(network.module.parameters(), network_rate)
+
+    def rotate(self, matrices: Mapping[str, NDArray[np.float64]]) -> None:
+        """Turns the axes of some tables, see :meth:`Network.rotate`, and the optimizer's state with them."""
+        self.network.rotate(matrices)
+        for table in self.network.tables:
+            if table.name in matrices:
+                turn = torch.from_numpy(matrices[table.name].astype(np.float32))
+                self._rows.rotate(slice(table.first, table.last), turn)
 
     def learn(self, examples: Examples, frozen: bool = False) -> None:
         """Rows and dense weights go down the mean loss of a training batch.
@@ -84,9 +107,11 @@ class Steps:
         if not frozen:
             self._dense.step()
         if values.grad is not None:
-            self._rows.step(examples.distinct, values.grad)
+            widths = (network.alpha > 0).sum(1).clamp(min=1)[network.blocks[examples.distinct]].float()
+            self._rows.step(examples.distinct, values.grad, widths)
         if self._linear is not None and linear is not None and linear.grad is not None:
-            self._linear.step(examples.distinct, linear.grad)
+            one = torch.ones(len(examples.distinct))
+            self._linear.step(examples.distinct, linear.grad[:, None], one)
 
     def alpha_gradient(
         self, data: Matrices, validation: NDArray[np.int64], training: NDArray[np.int64] | None, l1: float
@@ -126,11 +151,13 @@ class Steps:
         (gradient,) = torch.autograd.grad(loss + l1 * alpha.abs().sum(), alpha)
         return np.asarray(gradient.numpy(), dtype=np.float64)
 
-    def select(self, gradient: NDArray[np.float64], rate: float, penalty: float, shared: bool = False) -> None:
+    def select(
+        self, gradient: NDArray[np.float64], rate: float, penalty: float, largest: float, shared: bool = False
+    ) -> None:
         """Moves alpha, see :func:`trainer.search.selection.step`; `shared`: all numbers of a block alike."""
         if shared:
             gradient = np.broadcast_to(gradient.mean(axis=1, keepdims=True), gradient.shape)
-        moved = selection.step(self.network.alpha.numpy(), gradient, rate, penalty)
+        moved = selection.step(self.network.alpha.numpy(), gradient, rate, penalty, largest=largest)
         self.network.alpha = torch.from_numpy(moved)
 
 
