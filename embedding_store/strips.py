@@ -99,7 +99,8 @@ def make_row(
 @numba.njit(cache=True)
 def _turn(
     rows: RowArrays, layouts: LayoutArrays, turn: NDArray[np.float32], old_layout: int | np.int64, old: int,
-    old_state: int, layout: int, at: int, state: int, kind: int, rate: np.float32, knobs: NDArray[np.float64], stateful: bool,
+    old_state: int, layout: int, at: int, state: int, kind: int, rate: np.float32, knobs: NDArray[np.float64],
+    stateful: bool,
 ) -> None:  # fmt: skip
     """A vector in another frame; what its old layout does not keep counts as zero.
 

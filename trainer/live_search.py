@@ -37,20 +37,20 @@ class LiveSearch:
         self._metrics = metrics
         if self._mode != "off":
             names = searched(learner.scorer.definition.tables, settings.search.tables)
-            learner.search = OnlineSearch(learner.shard, settings.search, names)
+            learner.search = OnlineSearch(learner.shard, settings.search, names, self._mode == "auto")
             learner.search.load(parts)
 
     def judge(self) -> None:
         """Proposes what the stream shows by now. Plans that are taken over hold for the next batch."""
-        search = self._learner.search
-        for found in search.judge() if search is not None else ():
-            is_taken = self._mode == "auto"
+        search, is_taken = self._learner.search, self._mode == "auto"
+        proposals = search.judge() if search is not None else []
+        for found in proposals:
             widths = "/".join(str(len(kept)) for kept in found.plan.kept)
             share = 100 * found.numbers / max(found.numbers_before, 1.0)
             _log.info("the search has a plan for table %r: %s numbers a vector, %.0f %%", found.table, widths, share)
-            if is_taken:
-                self._takeover.take(found.table, found.plan)
             self._metrics.search.proposed(found, is_taken)
+        if proposals and is_taken:
+            self._takeover.take({found.table: found.plan for found in proposals})
 
     def parts(self) -> dict[str, bytes]:
         """What a commit carries of it."""

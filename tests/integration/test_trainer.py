@@ -243,7 +243,9 @@ def test_a_plan_given_to_a_running_trainer_takes_effect_there_and_in_readers(
     assert verify(store.log).faults == []
 
 
-SEARCH = '{"align": [2000, 4000], "interval": 1000, "least": 200, "gain": 0.02, "rate": 0.2}'
+SEARCH = orjson.dumps(
+    {"tables": ["user", "video"], "align": [1000, 2000], "interval": 600, "least": 200, "gain": 0.02, "rate": 0.3}
+).decode()
 
 
 def test_what_the_live_search_finds_is_the_same_with_and_without_kills(
@@ -253,7 +255,7 @@ def test_what_the_live_search_finds_is_the_same_with_and_without_kills(
     names["DOLMEN_TRAINER__DETERMINISTIC"] = "true"
     names["DOLMEN_TRAINER__DIMENSION_SEARCH"] = "auto"
     names["DOLMEN_TRAINER__SEARCH"] = SEARCH
-    messages = write_stream(bootstrap_servers, topic, 16_000)
+    messages = write_stream(bootstrap_servers, topic, 8_000)
     dumps = []
     for kills in (0, 3):
         prefix = f"{topic}-{kills}"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.online_search import Run, changed, far, live_definition
 from embedding_store.plan import TablePlan
 from embedding_store.proposal import PROPOSED
 from embedding_store.settings import TableSettings
@@ -10,6 +11,7 @@ from embedding_store.shard import Shard
 from tests.shards import fields_of, occurrences
 from trainer.search.live_table import BLOCKS, Descent, LiveTable, block_of, kept_by
 from trainer.search.online import STATE, OnlineSearch, searched
+from trainer.search.planted import make_truth
 from trainer.search.settings import OnlineSearchSettings
 
 TABLE = TableSettings(name="t", dim=4)
@@ -108,7 +110,7 @@ class Stream:
 
     def __init__(self, settings: OnlineSearchSettings, layouts: bytes = b"") -> None:
         self.shard = Shard([TABLE], 7, layouts=layouts)
-        self.search = OnlineSearch(self.shard, settings, ["t"])
+        self.search = OnlineSearch(self.shard, settings, ["t"], True)
         self.fields = fields_of([0])
 
     def see(self, seed: int, count: int = 512) -> None:
@@ -181,7 +183,7 @@ def test_a_table_of_another_width_begins_anew():
     parts = stream.search.parts()
     assert set(parts) == {STATE, PROPOSED}
     shard = Shard([TABLE.model_copy(update={"dim": 6})], 7)
-    search = OnlineSearch(shard, SETTINGS, ["t"])
+    search = OnlineSearch(shard, SETTINGS, ["t"], True)
     search.load(parts)
     assert search.examples == 512
     assert search.tables["t"].seen.sum() == 0
@@ -194,3 +196,15 @@ def test_what_can_be_searched():
         searched(tables, ("t", "flat"))
     with pytest.raises(ValueError, match=r"trainer\.dimension_search: no table has vectors"):
         searched(tables[1:], ())
+
+
+def test_widths_of_planted_blocks_are_found_from_cold_and_follow_a_change():
+    """Two blocks whose items use the first 1 and the first 4 axes of 8; then the frequent one uses 2."""
+    truth = make_truth(3, (1, 4), sightings=(150, 1200), ids=40, users=200)
+    run = Run.begin(live_definition(8), 3)
+    run.search(OnlineSearchSettings(align=(60_000, 120_000), interval=10_000, rate=0.06))
+    run.feed(truth, 220_000)
+    assert far(run.widths(truth), truth) <= 1.0
+    after = changed(truth, (1, 2), 4)
+    run.feed(after, 100_000)
+    assert far(run.widths(after), after) <= 1.0

@@ -133,7 +133,7 @@ class LiveTable:
 
     def descend(self, how: Descent, live: NDArray[np.bool_]) -> None:
         """One step of alpha along what was observed since the last one; dimensions that are not live stay at 0."""
-        moved = step(self.alpha.astype(np.float32), self.pending, how.rate, how.penalty, how.floor)
+        moved = step(self.alpha.astype(np.float32), self.pending, how.rate, how.penalty, how.floor, np.inf)
         self.alpha = np.where(live, moved.astype(np.float64), 0.0)
         self.pending[:] = 0.0
 

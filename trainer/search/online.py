@@ -75,14 +75,17 @@ class OnlineSearch:
         shard: Whose lookups are observed.
         settings: Of the search.
         tables: Names of the tables to search.
+        turns: Whether axes are proposed as soon as they are chosen, with every dimension kept: rows that lie along them
+            show sooner which dimensions are of no use. Otherwise they come with the first plan that saves something.
 
     Attributes:
         examples: Observed so far.
         proposed: The latest proposal of each table, as long as its plan is not in force.
     """
 
-    def __init__(self, shard: Shard, settings: OnlineSearchSettings, tables: Sequence[str]) -> None:
+    def __init__(self, shard: Shard, settings: OnlineSearchSettings, tables: Sequence[str], turns: bool) -> None:
         self._shard = shard
+        self._turns = turns
         self._settings = settings
         self._descent = Descent(rate=settings.rate, penalty=settings.penalty)
         self.tables = {name: LiveTable(shard.tables[shard.number[name]].dim) for name in sorted(tables)}
@@ -177,13 +180,11 @@ class OnlineSearch:
         settings, found = self._settings, list[Found]()
         before, self._judged_at = self._judged_at, self.examples
         if any(before < at <= self.examples for at in settings.align):
-            for name, table in self.tables.items():
-                if self._live[name].all():
-                    table.align()
+            found += self._align()
         if self.examples // settings.interval == before // settings.interval:
-            return []
+            return found
         if self.examples < max(settings.align, default=0) + settings.interval:
-            return []
+            return found
         for name, table in self.tables.items():
             one = self._judged(name, table)
             if one is None:
@@ -192,6 +193,15 @@ class OnlineSearch:
                 self.proposed[name] = one
                 found.append(one)
         return found
+
+    def _align(self) -> list[Found]:
+        found = []
+        for name, table in self.tables.items():
+            live = self._live[name]
+            if live.all():
+                table.align()
+                found.append(Found(name, table.plan(live), self.examples, self.numbers(name), self.numbers(name), 0.0))
+        return found if self._turns else []
 
     def _judged(self, name: str, table: LiveTable) -> Found | None:
         kept = table.wanted(self._settings.least, self._settings.spare)
