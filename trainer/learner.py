@@ -164,7 +164,7 @@ class Learner:
         fields, occurrences, rows = featurizer.of_store, embedded.occurrences, embedded.rows
         search = self.search
         if search is not None and gradients is not None:
-            search.observe(occurrences, rows, fields, gradients)
+            search.observe(occurrences, rows, fields, embedded.pooled, gradients)
         updated = self.shard.sight(occurrences, rows, fields, batch.times_ms, batch.origins)
         if search is not None and gradients is not None:
             search.count(updated)

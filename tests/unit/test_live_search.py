@@ -121,7 +121,7 @@ class Stream:
         wanted = np.sign(np.sin(np.arange(40)[:, None] * np.arange(1, 5)))[batch.ids] * [0.5, 0.5, 0.0, 0.0]
         gradients = np.zeros_like(vectors)
         gradients[:, 0, 1:] = vectors[:, 0, 1:] - wanted + rng.normal(0, 0.7, (count, 4))
-        self.search.observe(batch, rows, self.fields, gradients)
+        self.search.observe(batch, rows, self.fields, vectors, gradients)
         times = np.full(count, 1000)
         updated = self.shard.sight(batch, rows, self.fields, times, np.arange(count, dtype=np.uint64))
         self.search.count(updated)

@@ -94,9 +94,9 @@ class LiveTable:
             gradients: float32[n, K], of the loss in the vectors.
             aligning: Whether axes are to be chosen later on.
         """
-        held = vectors.astype(np.float64) @ np.linalg.inv(self.axes).T
-        x = (gradients.astype(np.float64) @ self.axes) * held
-        in_block = np.zeros((BLOCKS, blocks.size))
+        into = np.linalg.inv(self.axes).T.astype(np.float32)
+        x = (gradients @ self.axes.astype(np.float32)) * (vectors @ into)
+        in_block = np.zeros((BLOCKS, blocks.size), dtype=np.float32)
         in_block[blocks, np.arange(blocks.size)] = 1.0
         self.pending += in_block @ x - (in_block @ (x * x)) * (1.0 - self.alpha)
         lookups = in_block.sum(1)
@@ -104,14 +104,14 @@ class LiveTable:
             self.alpha[block] = self.alpha[max(block - 1, 0)]  # its ids come from there
         self.seen += lookups
         if aligning:
-            self._note_use(in_block, blocks, vectors.astype(np.float64), gradients.astype(np.float64))
+            self._note_use(in_block, blocks, vectors, gradients)
 
     def _note_use(
         self,
-        in_block: NDArray[np.float64],
+        in_block: NDArray[np.float32],
         blocks: NDArray[np.int64],
-        vectors: NDArray[np.float64],
-        gradients: NDArray[np.float64],
+        vectors: NDArray[np.float32],
+        gradients: NDArray[np.float32],
     ) -> None:
         """Moments for the choice of axes, older ones fading.
 
@@ -123,7 +123,7 @@ class LiveTable:
         self.powers += in_block.sum(1), in_block @ (gradients * vectors).sum(1) ** 2
         known = (self.powers[0] >= _LEAST) & (self.powers[1] > 0)
         weights = np.divide(self.powers[0].sum(), self.powers[1], out=np.zeros(BLOCKS), where=known)
-        self.uses += (vectors * weights[blocks][:, None]).T @ vectors
+        self.uses += (vectors * weights[blocks, None].astype(np.float32)).T @ vectors
         self.gradients += gradients.T @ gradients
 
     def count(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> None:

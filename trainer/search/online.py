@@ -98,7 +98,12 @@ class OnlineSearch:
     # What the stream brings
 
     def observe(
-        self, batch: Occurrences, rows: NDArray[np.int64], fields: Fields, gradients: NDArray[np.float32]
+        self,
+        batch: Occurrences,
+        rows: NDArray[np.int64],
+        fields: Fields,
+        pooled: NDArray[np.float32],
+        gradients: NDArray[np.float32],
     ) -> None:
         """Takes in a batch that was scored and not yet learned from.
 
@@ -106,14 +111,15 @@ class OnlineSearch:
             batch: The ids.
             rows: int64[N], as `lookup` gave them.
             fields: Of the batch.
-            gradients: float32[B, F, 1 + K], of the summed loss in what `gather` gave.
+            pooled: float32[B, F, 1 + K], as `gather` gave them.
+            gradients: float32[B, F, 1 + K], of the summed loss in these.
         """
         examples = gradients.shape[0]
         lengths = np.diff(batch.offsets)
         cells = np.repeat(np.arange(lengths.size), lengths)
         tables = fields.tables[cells % fields.tables.size]
         shares = np.where(fields.means[cells % fields.tables.size], 1.0 / lengths[cells], 1.0).astype(np.float32)
-        flat = gradients.reshape(-1, gradients.shape[2])
+        flat, served = gradients.reshape(-1, gradients.shape[2]), pooled.reshape(-1, gradients.shape[2])
         due = self._is_due(self._descent.every, examples)
         self.follow()
         for name, table in self.tables.items():
@@ -122,14 +128,18 @@ class OnlineSearch:
             if some.size:
                 counts = self._shard.rows.headers["count"][rows[some]].astype(np.int64)
                 given = flat[cells[some], 1 : 1 + table.dim] * shares[some, None]
-                table.observe(block_of(counts), self._vectors(number, batch, rows, some), given, self._aligns(name))
+                if (lengths[cells[some]] == 1).all():
+                    vectors = served[cells[some], 1 : 1 + table.dim]
+                else:
+                    vectors = self._single(number, batch, rows, some)
+                table.observe(block_of(counts), vectors, given, self._aligns(name))
             if due:
                 table.descend(self._descent, self._live[name])
         self._before = np.where(rows == tables, 0, self._shard.rows.headers["count"][rows]).astype(np.int64)
         self._of = tables
         self.examples += examples
 
-    def _vectors(
+    def _single(
         self, number: int, batch: Occurrences, rows: NDArray[np.int64], some: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Vectors of single lookups, as they were served."""
