@@ -87,7 +87,7 @@ class Run:
             auto: Whether plans that take dimensions away are taken over; those that only turn the axes always are.
         """
         losses = []
-        for batch in self._batches(truth, examples):
+        for batch in self.batches(truth, examples):
             scores, labels = self.learner.score_and_learn(batch)[:, 0], batch.labels[:, 0]
             losses.append(-np.log(np.where(labels > 0.5, scores, 1.0 - scores)).mean())
             proposals = self.learner.search.judge() if self.learner.search is not None else []
@@ -96,7 +96,8 @@ class Run:
             )
         return float(np.mean(losses[-len(losses) // 4 :]))
 
-    def _batches(self, truth: Truth, examples: int) -> Iterator[Batch]:
+    def batches(self, truth: Truth, examples: int) -> Iterator[Batch]:
+        """So many examples of a truth, as the learner takes them."""
         scorer = self.learner.scorer
         one = [{"ts": 1, "user": {"id": 0}, "context": {}, "items": [{"id": 0, "labels": {"click": 0}}]}]
         shape = scorer.featurizer.featurize(examples_to_columns(one, scorer.featurizer.sources, scorer.tasks))
@@ -157,7 +158,7 @@ def warm(seed: int, events: int = 1_000_000) -> tuple[Run, Truth]:
     """A search of so many events on a model that was trained on as many and whose rows were turned to their axes."""
     truth = make_truth(seed, DIMS)
     run = Run.begin(live_definition(), seed)
-    run.search(OnlineSearchSettings(align=(events,)))
+    run.search(OnlineSearchSettings(align=(events // 2, events)))
     run.feed(truth, events)
     run.search(OnlineSearchSettings(align=()))
     run.feed(truth, events)

@@ -9,10 +9,14 @@ from embedding_store.proposal import PROPOSED
 from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
 from tests.shards import fields_of, occurrences
+from trainer.learner import Learner
+from trainer.live_search import LiveSearch
+from trainer.metrics import TrainerMetrics
 from trainer.search.live_table import BLOCKS, Descent, LiveTable, block_of, kept_by
 from trainer.search.online import STATE, OnlineSearch, searched
 from trainer.search.planted import make_truth
 from trainer.search.settings import OnlineSearchSettings
+from trainer.settings import TrainerSettings
 
 TABLE = TableSettings(name="t", dim=4)
 ALL = np.ones((BLOCKS, 4), dtype=np.bool_)
@@ -200,11 +204,59 @@ def test_what_can_be_searched():
 
 def test_widths_of_planted_blocks_are_found_from_cold_and_follow_a_change():
     """Two blocks whose items use the first 1 and the first 4 axes of 8; then the frequent one uses 2."""
-    truth = make_truth(3, (1, 4), sightings=(150, 1200), ids=40, users=200)
-    run = Run.begin(live_definition(8), 3)
+    truth = make_truth(4, (1, 4), sightings=(150, 1200), ids=40, users=200)
+    run = Run.begin(live_definition(8), 4)
     run.search(OnlineSearchSettings(align=(60_000, 120_000), interval=10_000, rate=0.06))
     run.feed(truth, 220_000)
     assert far(run.widths(truth), truth) <= 1.0
     after = changed(truth, (1, 2), 4)
     run.feed(after, 100_000)
     assert far(run.widths(after), after) <= 1.0
+
+
+class Taken:
+    """A takeover that puts plans in force at once."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+
+    def take(self, plans: dict[str, TablePlan]) -> None:
+        self.shard.set_plans(plans)
+
+
+@pytest.mark.parametrize("mode", ["off", "propose", "auto"])
+def test_a_trainer_proposes_or_takes_over_and_tells(mode):
+    model = live_definition(4)
+    learner = Learner(model, Shard(model.tables, 1))
+    settings = TrainerSettings(
+        dimension_search=mode, search=OnlineSearchSettings(align=(512,), interval=1024, least=1, rate=0.3, gain=0.01)
+    )
+    metrics = TrainerMetrics(["click"])
+    live = LiveSearch(settings, learner, Taken(learner.shard), metrics, {})  # type: ignore[arg-type]  # as far as asked
+    run = Run(learner, np.random.default_rng(1))
+    truth = make_truth(1, (1, 2), sightings=(5, 20), ids=10, users=10)
+    for batch in run.batches(truth, 8192):
+        learner.score_and_learn(batch)
+        live.judge()
+    metrics.refresh(learner.shard, {}, 0)
+    live.refresh()
+    value = metrics.registry.get_sample_value
+    plans = learner.shard.layouts.plans
+    if mode == "off":
+        assert live.parts() == {}
+        assert not any(family.name.startswith("dolmen_search") for family in metrics.registry.collect())
+        return
+    assert set(live.parts()) == {STATE, PROPOSED}
+    proposals = value("dolmen_search_proposals_total", {"table": "item"})
+    assert proposals is not None
+    assert bool(plans) == (mode == "auto")
+    if mode == "propose":
+        assert value("dolmen_plan_width", {"table": "item", "seen": "0"}) == 4
+        assert value("dolmen_search_bytes", {"table": "item", "plan": "in force"}) == 4 * 4 * 20
+        return
+    assert value("dolmen_search_takeovers_total", {"table": "item"}) == proposals
+    for bound, kept in zip((0, *plans["item"].bounds), plans["item"].kept, strict=True):
+        assert value("dolmen_plan_width", {"table": "item", "seen": str(bound)}) == len(kept)
+    in_force = value("dolmen_search_bytes", {"table": "item", "plan": "in force"})
+    assert in_force is not None
+    assert in_force < 4 * 4 * 20
