@@ -48,7 +48,7 @@ bench-learning: $(STAMP)  ## what the learner must show where the truth is known
 
 bench-store: $(STAMP)  ## the store alone: collisions, speed, memory, footprint, restore; about half an hour and 12 GiB
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
-	$(BIN)/python -m benchmarks.report collisionless index memory footprint restore
+	$(BIN)/python -m benchmarks.report collisionless index rows memory footprint restore
 
 storm: $(STAMP)  ## twenty kills of the trainer against each broker, byte for byte, and of the joiner
 	$(BIN)/python -m tests.e2e.storm --kills 20 --broker embedded

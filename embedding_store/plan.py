@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from embedding_store.errors import BadBytes
+from embedding_store.kernel import kernel
 from embedding_store.serving import EXACT, KINDS, Codec, vector_words
 from embedding_store.settings import TableSettings
 
@@ -59,7 +59,7 @@ _WORST_CONDITION = 1e6
 Matrix = tuple[tuple[float, ...], ...]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def layout_of(layouts: LayoutArrays, table: int | np.int64, count: int | np.int64) -> int:
     """The layout that the present plan gives to a row of a table that was seen so often."""
     block = layouts.starts[table]

@@ -1,10 +1,10 @@
 """What lies in a row's strip: made for a new id, moved into another layout, given back."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.initial import initial_value
+from embedding_store.kernel import kernel
 from embedding_store.lookup import TableArrays
 from embedding_store.optimizers import (
     ADAM,
@@ -25,7 +25,7 @@ from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.slabs import RowArrays, allocate, release
 
 
-@numba.njit(cache=True)
+@kernel()
 def make_cold_row(rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, table: int) -> None:
     """Sets a reader's cold row to what a new table has: zeros, and a share of Gaussian weights' prior variance."""
     layout = layout_of(layouts, table, 0)
@@ -42,7 +42,7 @@ def make_cold_row(rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, t
     header.last_seen = 0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def fill(
     rows: RowArrays,
     found: NDArray[np.int64],
@@ -61,7 +61,7 @@ def fill(
             memory[at + k] = words[i, k]
 
 
-@numba.njit(cache=True)
+@kernel()
 def make_row(
     rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, row: int, table: int, key: int, learning: bool
 ) -> None:
@@ -96,7 +96,7 @@ def make_row(
             start_part(rows.memory, at + lead, state, size, tables.optimizers[table], rates[1], knobs)
 
 
-@numba.njit(cache=True)
+@kernel()
 def _turn(
     rows: RowArrays, layouts: LayoutArrays, turn: NDArray[np.float32], old_layout: int | np.int64, old: int,
     old_state: int, layout: int, at: int, state: int, kind: int, rate: np.float32, knobs: NDArray[np.float64],
@@ -127,7 +127,7 @@ def _turn(
             memory[state + i] = np.float32(-(value * ((knobs[BETA] + root) / np.float64(rate) + knobs[L2]) + pull))
 
 
-@numba.njit(cache=True)
+@kernel()
 def reencode(
     rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, row: int, layout: int, learning: bool
 ) -> None:
@@ -180,7 +180,7 @@ def reencode(
     header.layout = layout
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def forget(rows: RowArrays, layouts: LayoutArrays, removed: NDArray[np.int64]) -> int:
     """Gives back the strips of rows that left the index: int64[n], -1 where there was none.
 

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from embedding_store.bootstrap import Schema, Snapshot
 from embedding_store.commit import Commit
@@ -16,6 +16,7 @@ from trainer.errors import BadRecord
 from trainer.feed import Feed
 from trainer.learner import Learner
 from trainer.live_search import LiveSearch
+from trainer.message_source import MessageSource
 from trainer.metrics import TrainerMetrics
 from trainer.patience import Patience, Stopped
 from trainer.pending import Pending, Run
@@ -25,6 +26,7 @@ from trainer.settings import TrainerConfig
 from trainer.slices import Slices
 from trainer.source import Source
 from trainer.takeover import Takeover
+from trainer.validation import Quality
 from trainer.warmup import compile_kernels
 
 _log = logging.getLogger(__name__)
@@ -41,24 +43,37 @@ class Trainer:
         config: Its settings.
         stop: Ends the loop: what was learned is committed first.
         clock: Seconds, monotonic.
+        source: Of messages; default: the examples in Kafka.
     """
 
     def __init__(
-        self, config: TrainerConfig, stop: threading.Event, clock: Callable[[], float] = time.monotonic
+        self,
+        config: TrainerConfig,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+        source: MessageSource | None = None,
     ) -> None:
         self._config = config
         self._settings = config.trainer
         self._stop = stop
         self._clock = clock
         self._patience = Patience(stop, clock)
-        self._source = Source(config.events, config.trainer.start)
+        self._source = source or Source(config.events, config.trainer.start)
         self._feed = Feed(self._source, self._patience)
         self._owner = Owner(config.store, self._patience.for_store, config.trainer.memory_budget)
         self._slices = Slices(config.trainer.slices, config.definition.features, config.trainer.slice_values)
-        self._metrics = TrainerMetrics([task.name for task in config.definition.tasks], self._slices)
+        self._metrics = TrainerMetrics(
+            [task.name for task in config.definition.tasks], self._slices, config.trainer.quality_window
+        )
+        self._timed = self._metrics.timed
+
+    @property
+    def qualities(self) -> dict[str, Quality]:
+        """By task, the quality of all scores so far, each given before its example was learned from."""
+        return self._metrics.qualities
 
     def run(self) -> None:
-        """Restores, then learns until asked to stop.
+        """Restores, then learns until asked to stop, or until the source has ended.
 
         Raises:
             Fenced: If another trainer took the shard.
@@ -82,29 +97,27 @@ class Trainer:
         except Stopped:
             _log.warning("ended while waiting; everything since commit %s will be read again", self._owner.head)
         except StoreEmptied as error:
-            parts = {**self._learner.parts(), **self._search.parts(), **self._takeover.parts()}
+            parts = {**self._learner.parts(), **self._takeover.parts()}
             shard, positions = self._learner.shard, self._positions.to_json()
             held = Snapshot(shard, self._owner.head, self._definition, positions, parts)
             raise StoreEmptied(f"{error}. {rescue(self._config.rescue, held)}") from error
         finally:
             if server is not None:
                 server.shutdown()
+                server.server_close()
             self._owner.close()
             self._source.close()
 
     # Restoring
 
     def _restore(self) -> None:
-        configured = self._config.definition
         snapshot = self._owner.open(self._schema)
-        definition = reconcile(configured, snapshot.definition if snapshot else b"")
-        schema = Schema(definition.tables, definition.seed, definition.admission)
-        shard = snapshot.shard if snapshot else self._owner.fresh(schema)
+        definition = reconcile(self._config.definition, snapshot.definition if snapshot else b"")
+        shard = snapshot.shard if snapshot else self._owner.fresh(self._schema(b""))
         self._learner = Learner(definition, shard)
-        taken = snapshot.parts.get(TAKEOVERS, b"") if snapshot else b""
-        self._takeover = Takeover(self._owner, shard, taken, self._make_room)
         parts = snapshot.parts if snapshot else {}
-        self._search = LiveSearch(self._settings, self._learner, self._takeover, self._metrics, parts)
+        self._takeover = Takeover(self._owner, shard, parts.get(TAKEOVERS, b""), self._make_room)
+        self._search = LiveSearch(self._settings, self._learner, self._takeover, self._metrics)
         self._read_plans()
         self._definition = definition.to_json()
         fresh = self._learner.load_parts(parts)
@@ -148,6 +161,11 @@ class Trainer:
                 self._commit()
             if self._clock() - self._refreshed >= _REFRESH_S:
                 self._refresh()
+            if self._source.ended and self._pending.examples < self._settings.batch_size:
+                run = self._pending.take(self._settings.batch_size, whole=False) if self._source.learns_rest else None
+                if run is not None:
+                    self._learn(run)
+                break
         if self._uncommitted:
             self._commit()
 
@@ -160,14 +178,6 @@ class Trainer:
             self._silent_since = self._clock()
             with self._timed("decode"):
                 self._pending.add(records)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._metrics.stages.labels(stage).inc(self._clock() - start)
 
     def _learn_runs(self) -> None:
         """Whole batches first.
@@ -244,14 +254,13 @@ class Trainer:
         self._feed.settle()
         shard = self._learner.shard
         blocks, gone = shard.take_changes()
-        learned = {**self._learner.parts(), **self._search.parts()}
         commit = Commit(
             clock_ms=shard.clock_ms,
             definition=self._definition,
             positions=self._positions.to_json(),
             blocks=blocks,
             gone=gone,
-            parts={**learned, **shard.parts(), **self._takeover.parts()},
+            parts={**self._learner.parts(), **shard.parts(), **self._takeover.parts()},
             appended=self._appended.take(),
             examples=self._examples,
         )
@@ -283,8 +292,7 @@ class Trainer:
             self._commit()
         lag = self._source.lag()
         self._left = sum(lag.values())
-        self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes)
-        self._search.refresh()
+        self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes, self._learner.search)
 
     def _read_plans(self) -> None:
         try:

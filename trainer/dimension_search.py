@@ -83,9 +83,10 @@ class Found:
         data: What was searched.
         recipe: How.
         blocks: Of the data.
-        alpha: float32[B, K].
+        alpha: float32[B, K], where it ended.
         worth: float64[B, K], what :func:`trainer.search.selection.keep_within` ranks by.
-        steps: The network as the search left it, alpha not folded in and nothing pruned, and its optimizers' state.
+        steps: The network, alpha not folded in and nothing pruned, and its optimizers' state: as the search left it,
+            or, with `recipe.best`, as it was best on validation on the way, with the alpha of that moment.
         passes: What it cost, in examples by those of the training part.
         seconds: What it took.
     """
@@ -113,12 +114,19 @@ class Found:
         """Which dimensions stay within a share of the numbers at full width: bool[B, K].
 
         Raises:
-            SearchError: If the share is not within (0, 1].
+            SearchError: If the share is above 1, or less than one number a row.
         """
-        if not 0 < parameters <= 1:
-            raise SearchError(f"parameters: must be above 0 and at most 1, got {parameters}")
+        if not 1 / self.data.dim <= parameters <= 1:
+            raise SearchError(
+                f"parameters: every row keeps at least one of {self.data.dim} numbers, so the share must lie between "
+                f"{1 / self.data.dim:g} and 1, got {parameters}"
+            )
         budget = int(parameters * int(self.blocks.rows.sum()) * self.data.dim)
-        return selection.keep_within(self.worth, self.blocks.rows, budget, self.alpha, self.recipe.threshold)
+        return selection.keep_within(self.worth, self.blocks.rows, budget)
+
+    def chosen(self) -> NDArray[np.bool_]:
+        """Which dimensions alpha itself leaves, whatever they cost: bool[B, K]."""
+        return selection.keep_above(self.alpha, self.recipe.threshold)
 
     def plans(self, kept: NDArray[np.bool_]) -> dict[str, TablePlan]:
         """The dimension plan of each table, as the store takes it."""
@@ -157,19 +165,20 @@ def search(
     steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
     rng = np.random.default_rng(recipe.seed)
     passes = train(steps, data, recipe, recipe.warm_passes, rng)
-    upper, _ = validation_lines(data)
+    some = _measuring_lines(data)
     if recipe.align:
-        steps.rotate(_axes(network, data, blocks, upper, tables))
-        passes += upper.size / data.parts[0]
+        steps.rotate(_axes(network, data, blocks, some, tables))
+        passes += some.size / data.parts[0]
     searched = np.zeros((len(blocks.rows), 1), dtype=np.bool_)
     for name in names if tables is None else tables:
         searched[blocks.tables[name]] = True
-    passes += _select(steps, data, recipe, searched, rng)
-    worth = _worth(network, data, blocks, recipe, upper)
+    alpha, cost = weigh(steps, data, recipe, searched, rng)
+    passes += cost
+    worth = _worth(network, data, blocks, recipe, some)
     worth[~searched[:, 0]] = np.inf
-    passes += upper.size / data.parts[0]
+    passes += some.size / data.parts[0]
     return Found(
-        data, recipe, blocks, network.alpha.numpy().copy(), worth, steps, passes, time.perf_counter() - start
+        data, recipe, blocks, alpha, worth, steps, passes, time.perf_counter() - start
     )  # fmt: skip
 
 
@@ -180,6 +189,13 @@ def validation_lines(data: Matrices) -> tuple[NDArray[np.int64], NDArray[np.int6
     return lines[::2], lines[1::2]
 
 
+def _measuring_lines(data: Matrices) -> NDArray[np.int64]:
+    """Of what alpha learns from, evenly spaced, at most a sixteenth of a pass."""
+    upper, _ = validation_lines(data)
+    most = max(1, data.parts[0] // 16)
+    return upper[np.linspace(0, upper.size - 1, min(most, upper.size)).astype(np.int64)]
+
+
 def train(steps: Steps, data: Matrices, recipe: Recipe, passes: float, rng: np.random.Generator) -> float:
     """Trains for some passes over the training part in random order; fractions of a pass count.
 
@@ -188,28 +204,99 @@ def train(steps: Steps, data: Matrices, recipe: Recipe, passes: float, rng: np.r
     Returns:
         Passes that were made.
     """
-    _, choosing = validation_lines(data)
-    size = data.parts[0]
-    left = round(passes * size)
-    every = max(1, size // 2)
-    best, least = steps.network.copy_state(), np.inf
-    if recipe.best:
-        least = log_loss(steps.network.scores(data, choosing), data.labels[choosing])
-    done = since = 0
-    for lines in batches(size, recipe.batch_size, rng):
-        if done >= left:
-            break
-        steps.learn(take(data, lines[: left - done]))
-        done += len(lines)
-        since += len(lines)
-        if recipe.best and (since >= every or done >= left):
-            since = 0
-            loss = log_loss(steps.network.scores(data, choosing), data.labels[choosing])
-            if loss < least:
-                best, least = steps.network.copy_state(), loss
-    if recipe.best:
-        steps.network.load_state(best)
-    return min(done, left) / size
+    left = round(passes * data.parts[0])
+    best = _Best(steps, data) if recipe.best else None
+    for lines in _turns(data, recipe, left, rng):
+        steps.learn(take(data, lines))
+        if best is not None:
+            best.look(len(lines))
+    if best is not None:
+        best.restore()
+    return left / data.parts[0]
+
+
+def weigh(
+    steps: Steps,
+    data: Matrices,
+    recipe: Recipe,
+    searched: NDArray[np.bool_],
+    rng: np.random.Generator,
+    shared: bool = False,
+) -> tuple[NDArray[np.float32], float]:
+    """Rows and network on training batches, alpha on validation batches, in turns.
+
+    With `recipe.best`, ends with the rows, network and alpha that were best on the choosing half.
+
+    **Source**: arXiv 2006.04466, algorithm 1.
+
+    Args:
+        steps: Changed.
+        data: Examples.
+        recipe: How.
+        searched: bool[B, K], or broadcast to that: which alpha move.
+        rng: Of the orders.
+        shared: Whether all numbers of a block move alike.
+
+    Returns:
+        Alpha as it ended, float32[B, K], and the passes made.
+    """
+    upper, _ = validation_lines(data)
+    left = round(recipe.search_passes * data.parts[0])
+    best = _Best(steps, data) if recipe.best else None
+    alphas = batches(upper.size, recipe.alpha_batch, rng)
+    mean = np.zeros((len(searched), data.dim))
+    for lines in _turns(data, recipe, left, rng):
+        ahead = lines if recipe.order == 2 else None
+        gradient = steps.alpha_gradient(data, upper[next(alphas)], ahead, recipe.l1)
+        mean = recipe.smoothing * mean + (1.0 - recipe.smoothing) * gradient
+        steps.select(mean * searched, recipe.alpha_rate, recipe.penalty, recipe.largest, shared)
+        steps.learn(take(data, lines), recipe.frozen)
+        if best is not None:
+            best.look(len(lines))
+    alpha = steps.network.alpha.numpy().copy()
+    if best is not None:
+        best.restore()
+    return alpha, left / data.parts[0] * recipe.search_cost
+
+
+class _Best:
+    """The state that was best on the choosing half of the validation part, looked at twice a pass."""
+
+    def __init__(self, steps: Steps, data: Matrices) -> None:
+        self._steps, self._data = steps, data
+        self._since, self._every = 0, max(1, data.parts[0] // 2)
+        self._loss, self._state = self._now(), steps.network.copy_state()
+
+    def look(self, examples: int) -> None:
+        """After so many more examples."""
+        self._since += examples
+        if self._since >= self._every:
+            self._since = 0
+            self._compare()
+
+    def restore(self) -> None:
+        """Puts the best state back."""
+        if self._since:
+            self._compare()
+        self._steps.network.load_state(self._state)
+
+    def _compare(self) -> None:
+        loss = self._now()
+        if loss < self._loss:
+            self._loss, self._state = loss, self._steps.network.copy_state()
+
+    def _now(self) -> float:
+        _, choosing = validation_lines(self._data)
+        return log_loss(self._steps.network.scores(self._data, choosing), self._data.labels[choosing])
+
+
+def _turns(data: Matrices, recipe: Recipe, left: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Batches of training, of so many examples in all."""
+    for lines in batches(data.parts[0], recipe.batch_size, rng):
+        if left <= 0:
+            return
+        yield lines[:left]
+        left -= len(lines)
 
 
 def batches(size: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -249,31 +336,6 @@ def _axes(
         )  # fmt: skip
         found[table.name] = alignment.rotation(use, moments[part].sum(0).numpy().astype(np.float64))
     return found
-
-
-def _select(
-    steps: Steps, data: Matrices, recipe: Recipe, searched: NDArray[np.bool_], rng: np.random.Generator
-) -> float:
-    """Rows and network on training batches, alpha on validation batches, in turns.
-
-    **Source**: arXiv 2006.04466, algorithm 1.
-    """
-    upper, _ = validation_lines(data)
-    left = round(recipe.search_passes * data.parts[0])
-    alphas = batches(upper.size, recipe.alpha_batch, rng)
-    done = 0
-    mean = np.zeros((len(searched), data.dim))
-    for lines in batches(data.parts[0], recipe.batch_size, rng):
-        if done >= left:
-            break
-        some = lines[: left - done]
-        ahead = some if recipe.order == 2 else None
-        gradient = steps.alpha_gradient(data, upper[next(alphas)], ahead, recipe.l1)
-        mean = recipe.smoothing * mean + (1.0 - recipe.smoothing) * gradient
-        steps.select(mean * searched, recipe.alpha_rate, recipe.penalty, recipe.largest)
-        steps.learn(take(data, some), recipe.frozen)
-        done += len(some)
-    return done / data.parts[0] * recipe.search_cost
 
 
 def _worth(

@@ -1,13 +1,15 @@
 """Score, then learn: one batch at a time.
 
-Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam.
+Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam. Where few
+examples come, that of as many as a batch should have: batches are cut by time then, and were each to count the same,
+eager positives, which come one by one, would outweigh the zeros that come as whole lists.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedding_store.kernel import kernel
 from embedding_store.shard import Shard
 from trainer import moments
 from trainer.batch import Batch
@@ -23,10 +25,11 @@ _BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
 _BETA2, _REST2 = np.float32(0.999), np.float32(0.001)
 _EPSILON, _ZERO = np.float32(1e-8), np.float32(0.0)
 _LARGEST = 1e12  # gradients: single precision squares and sums them without overflow
+_FULL = 64  # examples: a smaller batch moves the dense weights by as much less
 _BIAS_RATE = 20.0  # the biases' learning rate, as a multiple: they must reach the base rate within the first thousands
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def adam(
     weights: NDArray[np.float32],
     gradients: NDArray[np.float32],
@@ -154,7 +157,7 @@ class Learner:
             self._first,
             self._second,
             self._rates,
-            np.float32(1.0 / examples),
+            np.float32(1.0 / max(examples, _FULL)),
             np.float32(1.0 / (1.0 - 0.9**self._step)),
             np.float32(1.0 / (1.0 - 0.999**self._step)),
         )
@@ -183,7 +186,9 @@ class Learner:
 
     def parts(self) -> dict[str, bytes]:
         """What a commit carries besides rows."""
+        searched = {} if self.search is None else self.search.parts()
         return {
+            **searched,
             "dense": self.scorer.dense_part(self._first, self._second),
             "numbers": self.scorer.numbers_part(),
             "step": self._step.to_bytes(8, "little"),
@@ -199,4 +204,6 @@ class Learner:
         if "numbers" in parts:
             self.scorer.load_numbers(parts["numbers"])
         self._step = int.from_bytes(parts.get("step", b""), "little")
+        if self.search is not None:
+            self.search.load(parts)
         return fresh

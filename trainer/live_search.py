@@ -1,7 +1,6 @@
 """The dimension search of a running trainer: off, proposing, or taking over what it finds."""
 
 import logging
-from collections.abc import Mapping
 
 from trainer.learner import Learner
 from trainer.metrics import TrainerMetrics
@@ -19,8 +18,7 @@ class LiveSearch:
         settings: Of the trainer.
         learner: Whose batches are observed.
         takeover: Takes plans over.
-        metrics: Told of proposals and their effect.
-        parts: Of the last commit.
+        metrics: Told of proposals.
     """
 
     def __init__(
@@ -29,7 +27,6 @@ class LiveSearch:
         learner: Learner,
         takeover: Takeover,
         metrics: TrainerMetrics,
-        parts: Mapping[str, bytes],
     ) -> None:
         self._mode = settings.dimension_search
         self._learner = learner
@@ -38,7 +35,6 @@ class LiveSearch:
         if self._mode != "off":
             names = searched(learner.scorer.definition.tables, settings.search.tables)
             learner.search = OnlineSearch(learner.shard, settings.search, names, self._mode == "auto")
-            learner.search.load(parts)
 
     def judge(self) -> None:
         """Proposes what the stream shows by now. Plans that are taken over hold for the next batch."""
@@ -51,13 +47,3 @@ class LiveSearch:
             self._metrics.search.proposed(found, is_taken)
         if proposals and is_taken:
             self._takeover.take({found.table: found.plan for found in proposals})
-
-    def parts(self) -> dict[str, bytes]:
-        """What a commit carries of it."""
-        search = self._learner.search
-        return search.parts() if search is not None else {}
-
-    def refresh(self) -> None:
-        """Sets the gauges."""
-        if self._learner.search is not None:
-            self._metrics.search.refresh(self._learner.search, self._learner.shard)

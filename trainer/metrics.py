@@ -1,7 +1,9 @@
 """What the trainer tells Prometheus."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from wsgiref.simple_server import WSGIServer
 
 import numpy as np
@@ -14,10 +16,10 @@ from embedding_store.bounded_shard import BoundedShard
 from embedding_store.shard import Shard
 from trainer.health import Health
 from trainer.search.metrics import SearchMetrics
+from trainer.search.online import OnlineSearch
 from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
-WINDOW = 10_000
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ROWS = (1, 10, 100, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
@@ -28,14 +30,15 @@ class TrainerMetrics:
     Args:
         tasks: Names of the tasks.
         slices: By whose values quality is told apart.
+        window: Examples of the windowed metrics.
     """
 
-    def __init__(self, tasks: Sequence[str], slices: Slices | None = None) -> None:
+    def __init__(self, tasks: Sequence[str], slices: Slices | None = None, window: int = 10_000) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         self._tasks = tuple(tasks)
         slices = slices or Slices()
-        self.progress = [Progress(WINDOW, len(slices.names)) for _ in tasks]
+        self.progress = [Progress(window, len(slices.names)) for _ in tasks]
         self._told = -1
         self._search: SearchMetrics | None = None
         self._examples = Counter("dolmen_examples", "Examples learned from.", ["task"], registry=r)
@@ -74,6 +77,20 @@ class TrainerMetrics:
             self._search = SearchMetrics(self.registry, self.progress[0])
         return self._search
 
+    @property
+    def qualities(self) -> dict[str, Quality]:
+        """By task, the quality of all scores so far."""
+        return {task: progress.total() for task, progress in zip(self._tasks, self.progress, strict=True)}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Counts the time that a stage of the loop takes."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages.labels(stage).inc(time.monotonic() - start)
+
     def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
         """Counts a batch: labels float32[B, T], NaN where absent, scores float64[B, T], ids of slices int64[B, S]."""
         self._batch.observe(labels.shape[0])
@@ -81,7 +98,13 @@ class TrainerMetrics:
             self.progress[t].add(labels[:, t], scores[:, t], ids)
             self._examples.labels(task).inc(int((~np.isnan(labels[:, t])).sum()))
 
-    def refresh(self, shard: Shard, lag: Mapping[tuple[str, int], int], unfolded_bytes: int) -> None:
+    def refresh(
+        self,
+        shard: Shard,
+        lag: Mapping[tuple[str, int], int],
+        unfolded_bytes: int,
+        search: OnlineSearch | None = None,
+    ) -> None:
         """Sets the gauges."""
         self._refresh_quality()
         for (topic, partition), left in lag.items():
@@ -92,6 +115,8 @@ class TrainerMetrics:
             rows = int(shard.counts[t])
             self._rows.labels(table.name).set(rows)
             self._bytes.labels(table.name).set(shard.stored_bytes(t))
+        if search is not None:
+            self.search.refresh(search, shard)
         self._ids.shard = shard
 
     def _refresh_quality(self) -> None:
@@ -101,7 +126,7 @@ class TrainerMetrics:
         self._told = told
         for task, progress in zip(self._tasks, self.progress, strict=True):
             self._set_quality(task, "all", progress.total())
-            self._set_quality(task, str(WINDOW), progress.recent())
+            self._set_quality(task, str(progress.window), progress.recent())
         self._health.refresh(self.progress)
 
     def _set_quality(self, task: str, window: str, quality: Quality) -> None:

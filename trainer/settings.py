@@ -188,6 +188,9 @@ class TrainerSettings(Section):
     slices: tuple[str, ...] = Field(
         default=(), max_length=8, description="features or sources by whose values the quality is told apart"
     )
+    quality_window: int = Field(
+        default=10_000, ge=100, le=1_000_000, description="examples, the last ones, of the live windowed metrics"
+    )
     slice_values: int = Field(default=20, ge=1, le=1000, description="of a slice, the most frequent; the rest: other")
 
     @field_validator("start")

@@ -79,9 +79,11 @@ def _print_stats(found: dict[str, Any]) -> None:
         console.print(
             f"admission filter: {sieve['bytes']:,} bytes, {sieve['fill']:.1%} in use, window {sieve['window']}"
         )
-    for name, proposal in found["proposed"].items():
-        share = proposal["numbers"] / max(proposal["numbers_before"], 1.0)
-        widths = "/".join(str(len(kept)) for kept in proposal["plan"]["kept"])
+    for name, one in found["proposed"].items():
+        widths, share = (
+            "/".join(str(len(k)) for k in one["plan"]["kept"]),
+            one["numbers"] / max(one["numbers_before"], 1),
+        )
         console.print(f"the search would have {widths} numbers a vector in {name}, {share:.0%} of what there are")
     for topic, offsets in found["offsets"].items():
         console.print(f"{topic}: " + ", ".join(f"partition {p} at {o}" for p, o in offsets.items()))
@@ -195,7 +197,10 @@ def drop(
 def plan(
     table: str,
     file: Annotated[
-        Path | None, typer.Argument(help='JSON: {"bounds": [8, 64], "kept": [[0], [0, 1], [0, 1, 2]]}.')
+        Path | None,
+        typer.Argument(
+            help='JSON: {"bounds": [8, 64], "kept": [[0], [0, 1], [0, 1, 2]]}, or what search-dimensions wrote.'
+        ),
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Back to full width.")] = False,
     proposed: Annotated[bool, typer.Option("--proposed", help="What the live search would have.")] = False,
@@ -222,13 +227,13 @@ def plan(
             _fail(f"there is no table {table!r} in the store; `dolmen store stats` lists them")
         try:
             value = None if file is None else orjson.loads(file.read_bytes())
+            if isinstance(value, dict) and "tables" in value:
+                value = value["tables"].get(table) or _fail(f"{file}: has no plan for table {table!r}")
         except orjson.JSONDecodeError as error:
             _fail(f"{file}: is not JSON: {error}")
         if proposed:
-            found = read_proposed(log)
-            if table not in found:
-                _fail(f"nothing is proposed for table {table!r}; `dolmen store stats` lists what is")
-            value = found[table]["plan"]
+            found = read_proposed(log).get(table)
+            value = (found or _fail(f"nothing is proposed for table {table!r}; see `dolmen store stats`"))["plan"]
         wanted = Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset)
         try:
             propose(log, wanted)

@@ -56,4 +56,4 @@ def rotation(use: NDArray[np.float64], gradients: NDArray[np.float64]) -> NDArra
 def _root(moments: NDArray[np.float64]) -> NDArray[np.float64]:
     """The symmetric square root of a matrix without negative eigenvalues."""
     strengths, axes = np.linalg.eigh((moments + moments.T) / 2)
-    return np.asarray(axes * np.sqrt(np.maximum(strengths, 0.0))) @ axes.T
+    return np.asarray((axes * np.sqrt(np.maximum(strengths, 0.0))) @ axes.T)

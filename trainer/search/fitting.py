@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from embedding_store.encodings.encoding import INDEX_BYTES
 from trainer.definition import Definition
-from trainer.dimension_search import Blocks, Found, batches, cut, log_loss, train, validation_lines
+from trainer.dimension_search import Blocks, Found, cut, log_loss, train, validation_lines, weigh
 from trainer.search.matrices import Matrices
-from trainer.search.network import Network, take
+from trainer.search.network import Network
 from trainer.search.recipe import Recipe
 from trainer.search.steps import Steps
 from trainer.validation import auc
-
-_ROUND = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +83,11 @@ def fit(
         network.fold(mask)
         steps = Steps(network, recipe.optimizer, recipe.rate, recipe.network_rate)
         if alpha == "none":
-            passes = train(
-                steps, data, recipe, recipe.warm_passes + recipe.search_passes + recipe.tune_passes, rng
-            )
+            passes = train(steps, data, recipe, recipe.warm_passes + recipe.search_passes + recipe.tune_passes, rng)
         else:
             passes = train(steps, data, recipe, recipe.warm_passes, rng)
-            passes += _weigh(steps, data, recipe, mask, alpha == "scalar", rng)
+            unpenalised = replace(recipe, penalty=0.0, l1=0.0)
+            passes += weigh(steps, data, unpenalised, mask, rng, alpha == "scalar")[1]
             passes += train(steps, data, recipe, recipe.tune_passes, rng)
     else:
         steps = copy.deepcopy(start.steps)
@@ -142,24 +139,6 @@ def footprint(blocks: Blocks, kept: NDArray[np.bool_], matrices: int) -> tuple[i
 
 def _score(logits: NDArray[np.float32], labels: NDArray[np.float32]) -> Score:
     return Score(auc(labels.astype(np.float64), logits.astype(np.float64)), log_loss(logits, labels))
-
-
-def _weigh(
-    steps: Steps, data: Matrices, recipe: Recipe, mask: NDArray[np.bool_], shared: bool, rng: np.random.Generator
-) -> float:
-    """As the search's own turns, without a penalty, on what is kept."""
-    upper, _ = validation_lines(data)
-    left, done = round(recipe.search_passes * data.parts[0]), 0
-    alphas = batches(upper.size, recipe.alpha_batch, rng)
-    for lines in batches(data.parts[0], recipe.batch_size, rng):
-        if done >= left:
-            break
-        some = lines[: left - done]
-        gradient = steps.alpha_gradient(data, upper[next(alphas)], None, 0.0) * mask
-        steps.select(gradient, recipe.alpha_rate, 0.0, recipe.largest, shared)
-        steps.learn(take(data, some))
-        done += len(some)
-    return done / data.parts[0] * recipe.search_cost
 
 
 def curve(found: Found, shares: Sequence[float]) -> list[tuple[float, NDArray[np.bool_], Fitted]]:

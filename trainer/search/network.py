@@ -1,4 +1,4 @@
-"""The model of a search: the definition's own network over rows that lie in one tensor, with the soft selection between.
+"""The model of a search: the definition's own network over rows in one tensor, with the soft selection between.
 
 The rows of a batch are taken out once each, so that everything by row (selection, rotation, optimizer) costs by
 distinct rows, and single values only gather.
@@ -95,7 +95,7 @@ class Network:
     def vectors(self, distinct: Tensor, values: Tensor, alpha: Tensor) -> Tensor:
         """What rows give to the model: soft selection, then the rotation back.
 
-        **Source**: arXiv 2006.04466, section 3.1, the soft selection layer: ẽ = e ⊙ α.
+        **Source**: arXiv 2006.04466, section 3.1, the soft selection layer: each number times its alpha.
 
         Args:
             distinct: int64[u], rising.
@@ -176,28 +176,32 @@ class Network:
     def fold(self, kept: NDArray[np.bool_]) -> None:
         """Multiplies alpha into the rows and drops what is not kept: bool[B, K] becomes alpha, as 0 and 1.
 
-        **Source**: arXiv 2006.04466, section 3.3: E ← E ⊙ α, then pruning.
+        **Source**: arXiv 2006.04466, section 3.3: alpha goes into the rows, then pruning.
         """
         mask = torch.from_numpy(kept.astype(np.float32))
         self.rows *= (self.alpha * mask)[self.blocks]
         self.alpha = mask
 
     def copy_state(self) -> "State":
-        """Rows, linear weights and dense weights as they are now."""
+        """All that learns, as it is now."""
         linear = None if self.linear is None else self.linear.clone()
-        return State(self.rows.clone(), linear, {k: v.clone() for k, v in self.module.state_dict().items()})
+        return State(
+            self.rows.clone(), linear, self.alpha.clone(), {k: v.clone() for k, v in self.module.state_dict().items()}
+        )
 
     def load_state(self, state: "State") -> None:
         """Takes what :meth:`copy_state` gave, in place."""
         self.rows.copy_(state.rows)
         if self.linear is not None and state.linear is not None:
             self.linear.copy_(state.linear)
+        self.alpha = state.alpha.clone()
         self.module.load_state_dict(state.dense)
 
 
 class State(NamedTuple):
-    """What a network has learned, but for alpha and matrices."""
+    """What a network has learned; its matrices stay as they are."""
 
     rows: Tensor
     linear: Tensor | None
+    alpha: Tensor
     dense: dict[str, Tensor]

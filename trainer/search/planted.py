@@ -4,7 +4,7 @@ The dimensions are nested: items of a block that uses d of them use the first d 
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from trainer.search.matrices import Matrices, TableRows
 from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
 
 ITEM, USER = "item", "user"
+_SHARES = 0.7, 0.2, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +24,32 @@ class Truth:
 
     Attributes:
         users: float64[U, D], D the most dimensions that a block uses.
-        items: float64[I, D], zeros behind what an item's block uses.
+        tastes: float64[I, D], of items at full length.
         blocks: int64[I], the block of each item, 0 the rarest.
         chances: float64[I], how likely an item is shown.
         dims: Dimensions of each block.
+        scale: Standard deviation of an item's log odds over users.
         sightings: Of an item of each block in the training part of a whole data set, on average.
     """
 
     users: NDArray[np.float64]
-    items: NDArray[np.float64]
+    tastes: NDArray[np.float64]
     blocks: NDArray[np.int64]
     chances: NDArray[np.float64]
     dims: tuple[int, ...]
+    scale: float
     sightings: tuple[int, ...]
+
+    @property
+    def items(self) -> NDArray[np.float64]:
+        """float64[I, D], zeros behind what an item's block uses."""
+        dims = np.array(self.dims)[self.blocks][:, None]
+        used = np.where(np.arange(self.tastes.shape[1]) < dims, self.tastes, 0.0)
+        return np.asarray(used * self.scale / np.sqrt(dims))
+
+    def changed(self, dims: tuple[int, ...]) -> "Truth":
+        """The same axes and tastes, of which each block uses other numbers."""
+        return replace(self, dims=dims)
 
     @property
     def bounds(self) -> tuple[int, ...]:
@@ -45,7 +59,7 @@ class Truth:
     @property
     def examples(self) -> int:
         """Of a whole data set."""
-        return round(sum(self.sightings) * len(self.items) / len(self.dims) / 0.8)
+        return round(sum(self.sightings) * len(self.items) / len(self.dims) / _SHARES[0])
 
     def draw(
         self, rng: np.random.Generator, examples: int
@@ -62,7 +76,7 @@ def make_truth(
     dims: tuple[int, ...] = (1, 2, 3, 4, 6, 8),
     sightings: tuple[int, ...] = (20, 40, 80, 160, 320, 640),
     ids: int = 200,
-    users: int = 2000,
+    users: int = 500,
     scale: float = 3.0,
 ) -> Truth:
     """A truth.
@@ -82,11 +96,10 @@ def make_truth(
         raise ValueError("sightings: must rise, one a block")
     rng = np.random.default_rng(seed)
     blocks = np.repeat(np.arange(len(dims)), ids)
-    items = rng.standard_normal((blocks.size, max(dims)))
-    items[np.arange(max(dims)) >= np.array(dims)[blocks][:, None]] = 0.0
-    items *= scale / np.sqrt(np.array(dims))[blocks][:, None]
+    tastes = rng.standard_normal((blocks.size, max(dims)))
     weights = np.array(sightings, dtype=np.float64)[blocks]
-    return Truth(rng.standard_normal((users, max(dims))), items, blocks, weights / weights.sum(), dims, sightings)
+    of_users = rng.standard_normal((users, max(dims)))
+    return Truth(of_users, tastes, blocks, weights / weights.sum(), dims, scale, sightings)
 
 
 def definition(dim: int = 16, seed: int = 1) -> Definition:
@@ -103,7 +116,7 @@ def definition(dim: int = 16, seed: int = 1) -> Definition:
 
 
 def planted(truth: Truth, seed: int, examples: int | None = None, dim: int = 16) -> Matrices:
-    """A whole data set of a truth: 80 % for training, a tenth each for validation and test.
+    """A whole data set of a truth: 70 % for training, 20 % for validation, 10 % for test.
 
     Args:
         truth: What is drawn from.
@@ -118,7 +131,7 @@ def planted(truth: Truth, seed: int, examples: int | None = None, dim: int = 16)
     first = 1 + count  # rows: the items' cold row, items, the users' cold row, users
     ids = np.stack([first + 1 + user, 1 + item], axis=1).astype(np.int32)
     rows = first + 1 + len(truth.users)
-    begins = round(0.8 * examples), round(0.9 * examples)
+    begins = round(_SHARES[0] * examples), round((1 - _SHARES[2]) * examples)
     counts = np.bincount(ids[: begins[0]].ravel(), minlength=rows)
     tables = TableRows(ITEM, 0, first, False), TableRows(USER, first, rows, False)
     return Matrices(

@@ -35,7 +35,7 @@ class Recipe:
         largest: Bound of a number's gradient, in mean gradients of its block.
         penalty: Slope of an L1 term, in mean gradients of a block.
         l1: Weight of an L1 term in the loss, before the gradient is normalised.
-        threshold: A dimension whose alpha is no higher goes first.
+        threshold: A dimension whose alpha is no higher goes, where no budget is given.
         rank: What a dimension is worth: the squared change it makes in the logits, or its numbers' mean size.
         least: Ids of a frequency block, where blocks are by powers of two of the count.
         shares: Of frequency blocks by ids, the most frequent first; empty: by powers of two.
@@ -54,7 +54,7 @@ class Recipe:
     order: Literal[1, 2] = 1
     align: bool = True
     frozen: bool = False
-    alpha_rate: float = 1e-2
+    alpha_rate: float = 3e-3
     smoothing: float = 0.9
     largest: float = 1.0
     penalty: float = 0.4
@@ -74,8 +74,10 @@ class Recipe:
 
     @property
     def search_cost(self) -> float:
-        """Passes that a pass of the search costs: of training, and of alpha's batches. A look-ahead goes twice over
-        the batch that it takes its step on and the one that it measures."""
+        """Passes that a pass of the search costs: of training, and of alpha's batches.
+
+        A look-ahead goes twice over the batch that it takes its step on and the one that it measures.
+        """
         alpha = self.alpha_batch if self.order == 1 else 2 * (self.alpha_batch + self.batch_size)
         return 1.0 + alpha / self.batch_size
 
@@ -97,14 +99,16 @@ class Recipe:
 
     @classmethod
     def faithful(cls, **changes: Any) -> Self:
-        """The paper's schedule and rates, whatever they cost: a long warm-up, dense weights frozen while alpha moves,
-        hardly any penalty, ten blocks of a tenth of the ids, unaligned axes, pruning by size.
+        """The paper's schedule and rates, whatever they cost.
+
+        A long warm-up, dense weights frozen while alpha moves, hardly any penalty, ten blocks of a tenth of the ids
+        each, axes as they come, pruning by size.
 
         **Source**: Cheng et al. 2020 (arXiv 2006.04466), section 4.1, and the authors' code.
         """
         schedule = {
-            "warm_passes": 20.0, "search_passes": 20.0, "tune_passes": 20.0, "batch_size": 512, "alpha_batch": 512,
-            "align": False, "frozen": True, "smoothing": 0.0, "largest": math.inf, "penalty": 0.0, "l1": 1e-5, "threshold": 0.0, "rank": "magnitude",
-            "shares": (0.1,) * 10,
+            "warm_passes": 20.0, "search_passes": 20.0, "tune_passes": 20.0, "alpha_batch": 512, "align": False,
+            "frozen": True, "alpha_rate": 1e-2, "smoothing": 0.0, "largest": math.inf, "penalty": 0.0, "l1": 1e-5,
+            "threshold": 0.0, "rank": "magnitude", "shares": (0.1,) * 10, "optimizer": "adam", "rate": 1e-3,
         }  # fmt: skip
         return cls(**{**schedule, **changes})

@@ -19,7 +19,7 @@ _TINY = 1e-30
 def alpha_gradient(
     blocks: NDArray[np.int64], gradients: NDArray[np.float32], values: NDArray[np.float32], count: int
 ) -> NDArray[np.float64]:
-    """d loss / d alpha of each block: the sum of g * e over what a batch looked up in it.
+    """The gradient of a loss in alpha, by block: the sum of g * e over what a batch looked up in it.
 
     **Source**: arXiv 2006.04466, section 3.1, by the chain rule of the soft selection layer.
 
@@ -74,17 +74,10 @@ def step(
     return np.where(mean > 0, moved, alpha).astype(np.float32)
 
 
-def keep_within(
-    worth: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    budget: int,
-    alpha: NDArray[np.float32] | None = None,
-    threshold: float = 0.5,
-) -> NDArray[np.bool_]:
+def keep_within(worth: NDArray[np.float64], rows: NDArray[np.int64], budget: int) -> NDArray[np.bool_]:
     """Which dimensions stay: those of most worth per parameter, as many as a budget allows.
 
-    Every block keeps its best, whatever the budget. A dimension whose alpha is no more than the threshold goes before
-    any whose alpha is above it.
+    Every block keeps its best, whatever the budget.
 
     **Source**: arXiv 2006.04466, section 3.3, 'pruning'; here one threshold on worth per parameter holds for all
     blocks, and pruning is by whole (block, dimension), so that a mask a block says all.
@@ -93,21 +86,19 @@ def keep_within(
         worth: float64[L, K], such as the summed squares of what a dimension adds to the logits.
         rows: int64[L], rows of each block: what a dimension costs.
         budget: Parameters that may stay.
-        alpha: float32[L, K]; None: all above the threshold.
-        threshold: See there.
 
     Returns:
         bool[L, K].
+
+    >>> keep_within(np.array([[4.0, 1.0], [9.0, 6.0]]), np.array([1, 3]), budget=5).tolist()
+    [[True, True], [True, False]]
     """
     blocks, dim = worth.shape
-    chosen = np.ones_like(worth, dtype=np.bool_) if alpha is None else alpha > threshold
-    density = worth / np.maximum(rows, 1)[:, None]
     kept = np.zeros((blocks, dim), dtype=np.bool_)
-    best = np.lexsort((density, chosen), axis=1)[:, -1]
-    kept[np.arange(blocks), best] = True
+    kept[np.arange(blocks), worth.argmax(axis=1)] = True
     left = budget - int(rows.sum())
-    order = np.lexsort((np.arange(worth.size), -density.ravel(), ~chosen.ravel()))
-    for place in order.tolist():
+    density = worth / np.maximum(rows, 1)[:, None]
+    for place in np.argsort(-density, axis=None, kind="stable").tolist():
         block, k = divmod(place, dim)
         if not kept[block, k] and rows[block] <= left:
             kept[block, k] = True
@@ -115,9 +106,17 @@ def keep_within(
     return kept
 
 
-def to_plan(
-    bounds: Sequence[int], kept: NDArray[np.bool_], matrix: NDArray[np.float64] | None = None
-) -> TablePlan:
+def keep_above(alpha: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Which dimensions alpha itself leaves: those above a threshold, and the largest of each block: bool[L, K].
+
+    **Source**: arXiv 2006.04466, section 3.3.
+    """
+    kept = alpha > threshold
+    kept[np.arange(len(alpha)), alpha.argmax(axis=1)] = True
+    return kept
+
+
+def to_plan(bounds: Sequence[int], kept: NDArray[np.bool_], matrix: NDArray[np.float64] | None = None) -> TablePlan:
     """The dimension plan of one table.
 
     Neighbouring blocks that keep the same become one.
