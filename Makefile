@@ -48,7 +48,7 @@ bench-learning: $(STAMP)  ## what the learner must show where the truth is known
 
 bench-store: $(STAMP)  ## the store alone: collisions, speed, memory, footprint, restore; about half an hour and 12 GiB
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
-	$(BIN)/python -m benchmarks.report collisionless index memory footprint restore
+	$(BIN)/python -m benchmarks.report collisionless index rows memory footprint restore
 
 experiments: $(STAMP)  ## the papers' experiments on Dolmen; writes docs/experiments/
 	$(BIN)/python -m pip install --quiet -e '.[bench]'

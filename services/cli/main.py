@@ -22,7 +22,7 @@ def _named() -> None:
 
 
 COMMANDS = (
-    "up", "demo", "replay", "trainer", "train", "joiner", "archive", "ranker", "evaluate", "explain", "experiment",
+    "up", "demo", "replay", "trainer", "train", "joiner", "archive", "ranker", "evaluate", "experiment", "explain",
     "search-dimensions", "store", "config", "doctor",
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from embedding_store.bootstrap import bootstrap, current_positions
@@ -24,7 +24,7 @@ from services.archive.errors import ArchiveError
 from services.archive.reader import Archive
 from services.archive.storage import Storage
 from services.datasets.reader import open_dataset
-from services.local.servers import Server, start_valkey
+from services.local.servers import Server, start_broker, start_valkey
 from tests.e2e.storm import Store, TrainerProcess, finish, wait_for
 from trainer.reader import Record
 
@@ -83,8 +83,11 @@ class Stream:
         self.topic = f"archive-{uuid.uuid4().hex[:8]}"
         self.servers = bootstrap_servers
         self.logs: list[list[bytes]] = [[] for _ in range(partitions)]
-        with KafkaAdminClient(bootstrap_servers=bootstrap_servers) as admin:
-            admin.create_topics([NewTopic(self.topic, partitions, 1)])
+        self.create()
+
+    def create(self) -> None:
+        with KafkaAdminClient(bootstrap_servers=self.servers) as admin:
+            admin.create_topics([NewTopic(self.topic, len(self.logs), 1)])
 
     def write(self, values: list[bytes]) -> None:
         producer = KafkaProducer(bootstrap_servers=self.servers, linger_ms=20, batch_size=1 << 17, acks="all")
@@ -289,3 +292,51 @@ def test_what_cannot_be_trained_from_is_named(tmp_path: Path, valkey: Server) ->
         answer = train(tmp_path, *arguments, **url)
         assert answer.returncode == code, answer.stderr
         assert wanted in answer.stderr
+
+
+@pytest.mark.timeout(300)
+def test_what_kafka_removed_before_it_was_archived_is_counted(tmp_path: Path, bootstrap_servers: str, request) -> None:
+    if request.node.callspec.params["bootstrap_servers"] == "embedded":
+        pytest.skip("the embedded broker removes nothing")
+    folder = tmp_path / "archive"
+    values = kuairand()[:100]
+    stream = Stream(bootstrap_servers, partitions=1)
+    stream.write(values[:10])
+    archive_all(folder, stream)
+    stream.write(values[10:])
+    with KafkaAdminClient(bootstrap_servers=bootstrap_servers) as admin:
+        admin.delete_records({TopicPartition(stream.topic, 0): 60})
+    archiver = ArchiverProcess(folder, bootstrap_servers, stream.topic)
+    archiver.wait_for("the rest", lambda: len(archived(folder)) == 50)
+    assert archiver.metric("dolmen_archive_lost_total") == 50
+    assert archiver.end() == 0
+    assert [one.value for one in archived(folder)] == values[:10] + values[60:]
+
+
+@pytest.mark.timeout(300)
+def test_a_topic_made_anew_is_archived_as_another_generation_and_trained_after_the_first(
+    tmp_path: Path, valkey: Server
+) -> None:
+    folder = tmp_path / "archive"
+    values = kuairand()[:80]
+    with start_broker(tmp_path / "broker") as broker:
+        stream = Stream(broker.address, partitions=1)
+        stream.write(values[:50])
+        archiver = ArchiverProcess(folder, broker.address, stream.topic)
+        archiver.wait_for("the first generation", lambda: len(archived(folder)) == 50)
+        broker.kill()
+        broker.restart()
+        stream.create()
+        stream.write(values[50:])
+        archiver.wait_for("the second generation", lambda: len(archived(folder)) == 80)
+        assert archiver.end() == 0
+    assert [one.value for one in archived(folder)] == values
+    assert [one.offset for one in archived(folder)] == [*range(50), *range(30)]
+    names = {"DOLMEN_STORE__URL": valkey.url, "DOLMEN_STORE__PREFIX": stream.topic}
+    answer = train(tmp_path, "--from", str(folder), **names, **stream.names)
+    assert answer.returncode == 0, answer.stderr
+    first, second = Archive(Storage(str(folder))).ends
+    assert f"topic id {first}: 50 messages read" in answer.stdout
+    assert f"topic id {second}: 30 messages read" in answer.stdout
+    held = current_positions(Store(valkey.url, stream.topic).log)
+    assert held == {stream.topic: {"topic_id": second, "offsets": {"0": 30}}}

@@ -45,7 +45,9 @@ def loss(rows: np.ndarray, alpha: np.ndarray, network: Network, data: Matrices, 
     return float((np.logaddexp(0, logits) - y * logits).mean())
 
 
-def row_gradient(rows: np.ndarray, alpha: np.ndarray, network: Network, data: Matrices, lines: np.ndarray) -> np.ndarray:
+def row_gradient(
+    rows: np.ndarray, alpha: np.ndarray, network: Network, data: Matrices, lines: np.ndarray
+) -> np.ndarray:
     """Of the loss above, by hand."""
     scale = alpha[network.blocks.numpy()]
     vectors = rows * scale

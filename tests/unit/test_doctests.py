@@ -24,7 +24,9 @@ EXAMPLES = {
     "embedding_store.settings",
     "experiments.page",
     "experiments.run",
-    "trainer.example",
+    "trainer.json_value",
+    "trainer.search.blocks",
+    "trainer.search.selection",
     "trainer.settings",
 }
 """Modules that had examples when this was written: an import that fails silently would leave them untested."""
