@@ -158,11 +158,8 @@ def _statements(areas: Areas) -> list[str]:
 
 
 def _times(found: dict[str, list[Done]]) -> str:
-    rows = [
-        [d, *(f"{_mean(done, name, part):.1f}" for name, part in (("DNIS tuned, 30%", "search_s"), ("DNIS tuned, 30%", "seconds"),
-                                                                  (FULL, "seconds")))]
-        for d, done in found.items()
-    ]  # fmt: skip
+    parts = (("DNIS tuned, 30%", "search_s"), ("DNIS tuned, 30%", "seconds"), (FULL, "seconds"))
+    rows = [[d, *(f"{_mean(done, name, part):.1f}" for name, part in parts)] for d, done in found.items()]
     return (
         "## Time\n\nSeconds of one thread, two data sets side by side. Times of the machine that wrote this page: "
         "they are not repeated.\n\n" + table(["data", "search", "tuning", f"training of {FULL}"], rows)
