@@ -94,8 +94,8 @@ class Load:
         producer.close()
 
 
-def probe(client: httpx.Client, number: int) -> float | None:
-    """Seconds from posting a click until a ranking knows of it; None if none did for long."""
+def probe(client: httpx.Client, number: int) -> float:
+    """Seconds from posting a click until a ranking knows of it; infinite if none did for long."""
     rng = random.Random(number + 1_000)
     event = shown(rng, f"probe-{number}", f"visitor-{number}")
     client.post("/v1/events", json={"impressions": [event]}).raise_for_status()
@@ -113,7 +113,7 @@ def probe(client: httpx.Client, number: int) -> float | None:
         if answers[0]["model"]["commit"] == answers[1]["model"]["commit"] and abs(known - stranger) > 1e-7:
             return time.monotonic() - start
         time.sleep(_POLL_S)
-    return None
+    return np.inf
 
 
 @contextmanager
@@ -139,25 +139,23 @@ def run(rate: int, seconds: int, per_second: float = 4.0) -> dict[str, Any]:
         for number in range(int(seconds * per_second)):
             waiting.append(pool.submit(probe, client, number))
             time.sleep(1 / per_second)
-        found = [future.result() for future in waiting]
+        found = np.array([future.result() for future in waiting])
         sent_per_s = load.sent / load.seconds
-    known = np.array([one for one in found if one is not None])
     return {
         "sent_per_s": sent_per_s,
-        "clicks": len(found),
-        "never": len(found) - known.size,
-        "p50_s": float(np.quantile(known, 0.5)),
-        "p99_s": float(np.quantile(known, 0.99)),
-        "most_s": float(known.max()),
+        "clicks": found.size,
+        "p50_s": float(np.quantile(found, 0.5, method="higher")),
+        "p99_s": float(np.quantile(found, 0.99, method="higher")),
+        "most_s": float(found.max()),
     }
 
 
 def section() -> str:
     """The table."""
     r = run(RATE, 75)
-    row = [f"{r['sent_per_s']:,.0f}/s", f"{SIZE}", str(r["clicks"]), str(r["never"]), f"{r['p50_s']:.2f} s",
+    row = [f"{r['sent_per_s']:,.0f}/s", f"{SIZE}", str(r["clicks"]), f"{r['p50_s']:.2f} s",
            f"{r['p99_s']:.2f} s", f"{r['most_s']:.2f} s"]  # fmt: skip
-    return table(["impressions", "items each", "clicks posted", "never seen", "p50", "p99", "longest"], [row])
+    return table(["impressions", "items each", "clicks posted", "p50", "p99", "longest"], [row])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from services.joiner.pending import Pending
 from services.joiner.record import Record
 from services.joiner.rules import Rules, Task
 from trainer.definition import Definition, define
-from trainer.example import examples_to_columns, parse_example, request_to_columns
+from trainer.example import examples_to_columns, parse_example
 from trainer.learner import Learner
 from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
 from trainer.statistic_settings import StatisticSettings
@@ -37,7 +37,7 @@ CLICK_MS = 2_000  # from the list to the click
 DELAY_S = 30.0
 FADE_S = 600.0
 WINDOWS_S = (20, 120, 600)
-STEPS = 5_000
+STEPS = 1_000
 MODES = {"window": (False, 0), "eager": (True, 0), "eager, with corrections": (True, 1_800_000)}
 
 
@@ -118,11 +118,16 @@ def measure(world: World, window_s: int, eager: bool, late_ms: int) -> dict[str,
     waiting: list[tuple[int, str, str, int]] = []
     scores = np.empty(world.truth.shape)
     for t in range(steps):
-        for n in range(LISTS):
-            ts = START_MS + t * STEP_MS + n * STEP_MS // LISTS
-            items = [{"id": f"i{item}"} for item in world.items[t, n].tolist()]
-            columns = request_to_columns(ts, {"id": int(world.users[t, n])}, {}, items, featurizer.sources)
-            scores[t, n] = learner.scorer.probabilities(featurizer.featurize(columns))[:, 0]
+        lists = [
+            {
+                "ts": START_MS + t * STEP_MS,
+                "user": {"id": user},
+                "items": [{"id": f"i{item}", "labels": {}} for item in of],
+            }
+            for user, of in zip(world.users[t].tolist(), world.items[t].tolist(), strict=True)
+        ]
+        shown = featurizer.featurize(examples_to_columns(lists, featurizer.sources, ["click"]))
+        scores[t] = learner.scorer.probabilities(shown).reshape(LISTS, SIZE)
         for side, event in events(world, t, waiting):
             offset = join.sides[side].next
             if side:

@@ -161,7 +161,7 @@ class TableSettings(Section):
     )
     length: int = Field(default=0, ge=0, le=500 + SPARE, description="of a sequence table, items; set by the feature")
     learning_rate: float = Field(default=0.01, gt=0, description="of the vector")
-    linear_learning_rate: float = Field(default=0.03, gt=0, description="of the linear weight")
+    linear_learning_rate: float = Field(default=0.03, ge=0, description="of the linear weight; 0: it stays zero")
     initial_accumulator: float = Field(default=0.01, gt=0, description="of Adagrad")
     l1: float = Field(default=0.0, ge=0, description="of FTRL")
     l2: float = Field(default=0.0, ge=0, description="of FTRL")
@@ -182,6 +182,12 @@ class TableSettings(Section):
         if info.data.get("kind") == "weights" and value > _WIDEST:
             raise ValueError(f"Input should be less than or equal to {_WIDEST}")
         return value
+
+    @model_validator(mode="after")
+    def _rates(self) -> "TableSettings":
+        if self.linear_learning_rate == 0 and (self.linear or self.optimizer) == "ftrl":
+            raise ValueError("linear_learning_rate: 0 does not go with ftrl, which divides by it")
+        return self
 
     @property
     def lead(self) -> int:

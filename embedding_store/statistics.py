@@ -57,11 +57,12 @@ class Statistics:
             int64[B * S], the row of each id in each table, and float64[B, W]. Counts and sums, 0 for none. The latest
             values, newest first, NaN for none. ms since the latest times up to when it is asked, NaN for none.
         """
-        found = self._shard.lookup(one_each(ids, missing), self.fields)
+        batch = one_each(ids, missing)
+        found = self._shard.lookup(batch, self.fields)
         out = np.empty((times_ms.size, self._width), dtype=np.float64)
         accumulators.read(*self._shard.arrays, self._arrays, found, times_ms, out)
         if told is not None:
-            leave_out(self._shard.arrays[0], self._arrays, found, ids, times_ms, told, out)
+            leave_out(self._shard.arrays[0], self._arrays, found, batch.ids, times_ms, told, out)
         return found, out
 
     def update(

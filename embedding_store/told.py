@@ -61,10 +61,10 @@ def leave_out(
         rows: Of the shard.
         accumulators: Of the tables.
         found: int64[B * S], the row of each example in each table.
-        ids: int64[B, S].
+        ids: int64[B * S].
         times_ms: int64[B], of each example, which is that of its list's earlier messages.
-        told: What they brought. Of what is not there any more (an id that was not admitted yet, a value that more than
-            `SPARE` others pushed out) nothing is taken out.
+        told: What they brought. A value that more than `SPARE` others pushed out is not there any more. What an id
+            brought before it was admitted is taken out all the same, down to nothing.
         out: float64[B, sum of lengths], as :func:`embedding_store.accumulators.read` filled it; changed.
     """
     memory = rows.memory
@@ -74,7 +74,7 @@ def leave_out(
             column = 0
             for s in range(count):
                 row = found[b * count + s]
-                own = row != accumulators.tables[s] and not told.missing[e, s] and told.ids[e, s] == ids[b, s]
+                own = row != accumulators.tables[s] and not told.missing[e, s] and told.ids[e, s] == ids[b * count + s]
                 base = rows.headers[row].at
                 past_ms = max(0, read_time(memory, base) - times_ms[b]) if own else 0
                 for a in range(accumulators.starts[s], accumulators.starts[s + 1]):
@@ -99,6 +99,8 @@ def leave_out(
                                 out[b, i] = out[b, i + 1]
                             out[b, column - 1] = np.nan
                         continue
+                    if out[b, first] == 0.0:
+                        continue  # nothing is there, or the row was written before this accumulator was
                     added = x if kind == SUM or kind == WINDOW_SUM else 1.0
                     if kind == COUNT or kind == SUM:
                         added *= 2.0 ** (-past_ms / accumulators.half_lives[a])

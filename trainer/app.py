@@ -15,6 +15,7 @@ from trainer.appended import Appended
 from trainer.errors import BadRecord
 from trainer.feed import Feed
 from trainer.learner import Learner
+from trainer.live_search import LiveSearch
 from trainer.message_source import MessageSource
 from trainer.metrics import TrainerMetrics
 from trainer.patience import Patience, Stopped
@@ -105,17 +106,16 @@ class Trainer:
     # Restoring
 
     def _restore(self) -> None:
-        configured = self._config.definition
         snapshot = self._owner.open(self._schema)
-        definition = reconcile(configured, snapshot.definition if snapshot else b"")
-        schema = Schema(definition.tables, definition.seed, definition.admission)
-        shard = snapshot.shard if snapshot else self._owner.fresh(schema)
+        definition = reconcile(self._config.definition, snapshot.definition if snapshot else b"")
+        shard = snapshot.shard if snapshot else self._owner.fresh(self._schema(b""))
         self._learner = Learner(definition, shard)
-        taken = snapshot.parts.get(TAKEOVERS, b"") if snapshot else b""
-        self._takeover = Takeover(self._owner, shard, taken, self._make_room)
+        parts = snapshot.parts if snapshot else {}
+        self._takeover = Takeover(self._owner, shard, parts.get(TAKEOVERS, b""), self._make_room)
+        self._search = LiveSearch(self._settings, self._learner, self._takeover, self._metrics)
         self._read_plans()
         self._definition = definition.to_json()
-        fresh = self._learner.load_parts(snapshot.parts if snapshot else {})
+        fresh = self._learner.load_parts(parts)
         changed = snapshot is None or snapshot.definition != self._definition
         if snapshot is not None:
             for line in describe_changes(snapshot.definition, definition) if changed else ():
@@ -230,6 +230,7 @@ class Trainer:
             self._metrics.dead_letters.labels(message.record.topic, fault.reason).inc()
         self._positions.pass_over(run.messages)
         self._uncommitted = True
+        self._search.judge()
 
     # Committing
 
@@ -282,7 +283,7 @@ class Trainer:
             self._commit()
         lag = self._source.lag()
         self._left = sum(lag.values())
-        self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes)
+        self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes, self._learner.search)
 
     def _read_plans(self) -> None:
         try:

@@ -5,7 +5,8 @@
     TrainerError
     ├── BadRecord             a message that cannot be learned from: dead letter, and the stream goes on
     ├── EventsUnavailable     retryable: Kafka did not answer
-    └── LogLost               fatal where `events.on_lost_log` is "stop"
+    ├── LogLost               fatal where `events.on_lost_log` is "stop"
+    └── SearchError           fatal: a dimension search cannot do what it is asked for
 """
 
 
@@ -33,3 +34,7 @@ class EventsUnavailable(TrainerError):
 
 class LogLost(TrainerError):
     """A topic was re-created, or the broker lost records that had been consumed."""
+
+
+class SearchError(TrainerError):
+    """A dimension search that cannot be done. The text names the key or argument."""

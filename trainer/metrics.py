@@ -16,6 +16,8 @@ from prometheus_client.registry import Collector
 from embedding_store.bounded_shard import BoundedShard
 from embedding_store.shard import Shard
 from trainer.health import Health
+from trainer.search.metrics import SearchMetrics
+from trainer.search.online import OnlineSearch
 from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
@@ -41,6 +43,7 @@ class TrainerMetrics:
         slices = slices or Slices()
         self.progress = [Progress(window, len(slices.names)) for _ in tasks]
         self._told = -1
+        self._search: SearchMetrics | None = None
         self._examples = Counter("dolmen_examples", "Examples learned from.", ["task"], registry=r)
         labels = ["task", "window"]
         self._auc = Gauge("dolmen_online_auc", "AUC of scores given before learning.", labels, registry=r)
@@ -71,6 +74,13 @@ class TrainerMetrics:
             self._examples.labels(task)
 
     @property
+    def search(self) -> SearchMetrics:
+        """Those of the live search; made when they are first asked for."""
+        if self._search is None:
+            self._search = SearchMetrics(self.registry, self.progress[0])
+        return self._search
+
+    @property
     def qualities(self) -> dict[str, Quality]:
         """By task, the quality of all scores so far."""
         return {task: progress.total() for task, progress in zip(self._tasks, self.progress, strict=True)}
@@ -97,7 +107,13 @@ class TrainerMetrics:
             self.progress[t].add(labels[:, t], scores[:, t], ids)
             self._examples.labels(task).inc(int((~np.isnan(labels[:, t])).sum()))
 
-    def refresh(self, shard: Shard, lag: Mapping[tuple[str, int], int], unfolded_bytes: int) -> None:
+    def refresh(
+        self,
+        shard: Shard,
+        lag: Mapping[tuple[str, int], int],
+        unfolded_bytes: int,
+        search: OnlineSearch | None = None,
+    ) -> None:
         """Sets the gauges."""
         self._refresh_quality()
         for (topic, partition), left in lag.items():
@@ -108,6 +124,8 @@ class TrainerMetrics:
             rows = int(shard.counts[t])
             self._rows.labels(table.name).set(rows)
             self._bytes.labels(table.name).set(shard.stored_bytes(t))
+        if search is not None:
+            self.search.refresh(search, shard)
         self._ids.shard = shard
 
     def _refresh_quality(self) -> None:

@@ -223,14 +223,18 @@ class Stream:
         if not len(earlier):
             return None
         return Told(
-            *earlier.spans(batch.sizes), earlier.keys[:, self._by], earlier.key_missing[:, self._by],
+            *earlier.spans(batch.sizes),
+            np.ascontiguousarray(earlier.keys[:, self._by]),
+            np.ascontiguousarray(earlier.key_missing[:, self._by]),
             self._intake.inputs(earlier.targets),
-        )  # fmt: skip
+        )
 
     def _own_items(self, batch: Batch) -> OwnItems | None:
         """What earlier messages of the batch's lists brought to the visitors' pasts."""
         earlier = batch.earlier
-        return OwnItems(*earlier.spans(batch.sizes), earlier.keys[:, self._featurizer.item]) if len(earlier) else None
+        if not len(earlier):
+            return None
+        return OwnItems(*earlier.spans(batch.sizes), earlier.keys[:, self._featurizer.item].copy())
 
     def update(self, batch: Batch, remembered: Remembered) -> None:
         """Takes in what came of a batch; `remembered` as :meth:`read` gave it for this batch.

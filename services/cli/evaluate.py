@@ -1,18 +1,10 @@
 """``dolmen evaluate``: progressive validation in one process."""
 
-import math
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trainer.example import Columns
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +30,7 @@ def register(app: typer.Typer) -> None:
         drawing = _drawing(json, curves)
         import orjson
 
+        from services.cli.columns import read_columns
         from services.datasets.errors import DatasetError
         from services.settings import load_settings
         from trainer.errors import BadRecord
@@ -51,12 +44,9 @@ def register(app: typer.Typer) -> None:
         sources = tuple(sorted({*Featurizer(definition).sources, *slices.sources}))
         tasks = [task.name for task in definition.tasks]
         try:
-            if dataset is not None:
-                stream = _dataset_columns(dataset, limit, sources, tasks)
-            else:
-                assert file is not None  # noqa: S101 - checked above
-                stream = _file_columns(file, limit, sources, tasks)
-            evaluation = run(definition, stream, settings.trainer.batch_size, slices)
+            evaluation = run(
+                definition, read_columns(dataset, file, limit, sources, tasks), settings.trainer.batch_size, slices
+            )
         except (DatasetError, BadRecord, OSError) as error:
             typer.echo(f"dolmen evaluate: {error}", err=True)
             raise typer.Exit(1) from None
@@ -88,39 +78,6 @@ def _drawing(json: Path | None, curves: Path | None) -> Path | None:
         typer.echo(f"no curves beside the JSON: {text}", err=True)
         return None
     return target
-
-
-def _dataset_columns(
-    name: str, limit: int | None, sources: tuple[str, ...], tasks: list[str]
-) -> "Iterator[tuple[Columns, NDArray[np.float64] | None]]":
-    from services.datasets.reader import open_dataset
-
-    return open_dataset(name, limit).columns_with_truth(sources, tasks)
-
-
-def _file_columns(
-    path: Path, limit: int | None, sources: tuple[str, ...], tasks: list[str]
-) -> "Iterator[tuple[Columns, NDArray[np.float64] | None]]":
-    from services.datasets.reader import open_file
-    from trainer.errors import BadRecord
-    from trainer.example import examples_to_columns, parse_example
-
-    waiting: list[dict[str, Any]] = []
-    left = limit or math.inf
-    for number, line in enumerate(open_file(path), 1):
-        try:
-            message = parse_example(line, tasks)
-        except BadRecord as error:
-            raise BadRecord(error.reason, f"{path}, line {number}: {error.detail}") from None
-        left -= len(message["items"])
-        if left < 0:
-            break
-        waiting.append(message)
-        if len(waiting) == 4096:
-            yield examples_to_columns(waiting, sources, tasks), None
-            waiting = []
-    if waiting:
-        yield examples_to_columns(waiting, sources, tasks), None
 
 
 def _figure(value: float | None) -> str:

@@ -22,8 +22,8 @@ def _named() -> None:
 
 
 COMMANDS = (
-    "up", "demo", "replay", "trainer", "train", "joiner", "archive", "ranker", "evaluate", "explain", "store", "config",
-    "doctor",
+    "up", "demo", "replay", "trainer", "train", "joiner", "archive", "ranker", "evaluate", "experiment", "explain",
+    "search-dimensions", "store", "config", "doctor",
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     """Runs one command; exit code 2 for bad usage or configuration, 1 for a failure at run time."""
     named = [word for word in sys.argv[1:2] if word in COMMANDS]
     for name in named or COMMANDS:
-        importlib.import_module(f"services.cli.{name}").register(app)
+        importlib.import_module(f"services.cli.{name.replace('-', '_')}").register(app)
     try:
         app()
     except ConfigError as error:

@@ -98,7 +98,9 @@ def _told(
         new: The labels that it gets.
     """
     closed = rules.stages[: entry.stage]
-    told = []
+    told: list[dict[str, Any]] = []
+    if not closed and not (rules.eager and entry.marks):
+        return told
     for item in items:
         name = id_text(item["id"])
         mark = entry.marks.get(name, _EMPTY)
