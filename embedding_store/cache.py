@@ -59,7 +59,8 @@ def look(
     for s in range(offsets.size - 1):
         if s % BLOCK == 0:
             for ahead in range(s, min(s + BLOCK, offsets.size - 1)):
-                fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
+                if offsets[ahead] < offsets[ahead + 1]:
+                    fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
         table = fields[s % fields.size]
         for j in range(offsets[s], offsets[s + 1]):
             out[j] = table

@@ -190,6 +190,15 @@ def gather(
                 for i in range(layouts.dims[present]):
                     out[s, 1 + layouts.kept[present, i]] += number(rows, kind, at, i)
                 continue
+            if layouts.frames[written] != layouts.frames[present]:
+                turn = layouts.turns[layouts.frames[written], layouts.frames[present]]
+                for i in range(layouts.dims[present]):
+                    k = layouts.kept[present, i]
+                    value = np.float32(0.0)
+                    for n in range(layouts.dims[written]):
+                        value += turn[k, layouts.kept[written, n]] * number(rows, kind, at, n)
+                    out[s, 1 + k] += value
+                continue
             for i in range(layouts.dims[present]):
                 k = layouts.kept[present, i]
                 place = layouts.places[written, k]

@@ -24,6 +24,7 @@ from embedding_store.settings import (
 from services.archive_settings import ArchiveSettings
 from services.secret_files import Environment, SecretFiles
 from trainer.definition import Definition, define
+from trainer.search.online import searched
 from trainer.settings import (
     EventsSettings,
     FeatureSettings,
@@ -144,6 +145,8 @@ class Settings(BaseSettings):
                 f"need half of {least} bytes, admission.memory among them"
             )
         Slices(self.trainer.slices, self.features)
+        if self.trainer.dimension_search != "off":
+            searched(self.definition().tables, self.trainer.search.tables)
         faults = list(_joiner_faults(self.joiner, self.tasks, self.outcomes))
         if faults:
             raise ValueError("\n".join(faults))

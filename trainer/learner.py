@@ -19,6 +19,7 @@ from trainer.errors import BadRecord
 from trainer.models.model import Backward
 from trainer.models.regularisation import batch_aware
 from trainer.scorer import Scorer, sigmoid
+from trainer.search.online import OnlineSearch
 
 _BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
 _BETA2, _REST2 = np.float32(0.999), np.float32(0.001)
@@ -77,9 +78,11 @@ class Learner:
 
     Attributes:
         scorer: The prediction; what it scores is what was learned so far.
+        search: Looks on; None for none.
     """
 
     def __init__(self, definition: Definition, shard: Shard) -> None:
+        self.search: OnlineSearch | None = None
         self.scorer = Scorer(definition, shard)
         self.shard = shard
         size = self.scorer.weights.size
@@ -162,7 +165,12 @@ class Learner:
     def _learn_rows(self, batch: Batch, embedded: Embedded, gradients: NDArray[np.float32] | None) -> None:
         featurizer, bias = self.scorer.featurizer, self.scorer.embedder.bias
         fields, occurrences, rows = featurizer.of_store, embedded.occurrences, embedded.rows
+        search = self.search
+        if search is not None and gradients is not None:
+            search.observe(occurrences, rows, fields, embedded.pooled, gradients)
         updated = self.shard.sight(occurrences, rows, fields, batch.times_ms, batch.origins)
+        if search is not None and gradients is not None:
+            search.count(updated)
         if bias is not None:
             self.shard.learn_gaussian(
                 occurrences, rows, updated, fields, batch.labels, batch.weights, batch.offsets, bias,
@@ -178,7 +186,9 @@ class Learner:
 
     def parts(self) -> dict[str, bytes]:
         """What a commit carries besides rows."""
+        searched = {} if self.search is None else self.search.parts()
         return {
+            **searched,
             "dense": self.scorer.dense_part(self._first, self._second),
             "numbers": self.scorer.numbers_part(),
             "step": self._step.to_bytes(8, "little"),
@@ -194,4 +204,6 @@ class Learner:
         if "numbers" in parts:
             self.scorer.load_numbers(parts["numbers"])
         self._step = int.from_bytes(parts.get("step", b""), "little")
+        if self.search is not None:
+            self.search.load(parts)
         return fresh

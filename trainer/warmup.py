@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from embedding_store.plan import TablePlan
 from embedding_store.shard import Shard
 from trainer.definition import Definition
 from trainer.example import Columns, ToldColumns
@@ -24,3 +25,7 @@ def compile_kernels(definition: Definition) -> None:
     learner.shard.sweep(1)
     for block in learner.shard.take_changes()[0]:
         learner.shard.apply(block)
+    for table in definition.tables:
+        if table.kind == "weights" and table.dim:
+            learner.shard.set_plan(table.name, TablePlan((), ((0,),)))
+    learner.shard.settle()

@@ -35,6 +35,9 @@ def register(app: typer.Typer) -> None:
         faithful: Annotated[bool, typer.Option("--faithful", help="The paper's schedule, whatever it costs.")] = False,
         order: Annotated[int, typer.Option(min=1, max=2, help="2: the selection looks a step ahead.")] = 1,
         align: Annotated[bool, typer.Option(help="Rotate the axes before the search.")] = True,
+        retrain: Annotated[
+            bool, typer.Option("--retrain", help="Also train the pruned model afresh, and take the better.")
+        ] = False,
         table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
         seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 1,
     ) -> None:
@@ -62,7 +65,8 @@ def register(app: typer.Typer) -> None:
                 dataset, file, limit, Featurizer(definition).sources, [task.name for task in definition.tasks]
             )
             data = from_stream(definition, (columns for columns, _ in stream), settings.trainer.batch_size)
-            report = run(definition, data, recipe, target_parameters or 0.3, max_loss, table)
+            target = 0.3 if target_parameters is None else target_parameters
+            report = run(definition, data, recipe, target, max_loss, table, retrain)
         except (DatasetError, BadRecord, SearchError, OSError) as error:
             _fail(str(error))
         _write(report, plan)

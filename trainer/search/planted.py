@@ -76,7 +76,7 @@ def make_truth(
     dims: tuple[int, ...] = (1, 2, 3, 4, 6, 8),
     sightings: tuple[int, ...] = (20, 40, 80, 160, 320, 640),
     ids: int = 200,
-    users: int = 500,
+    users: int = 300,
     scale: float = 3.0,
 ) -> Truth:
     """A truth.

@@ -40,7 +40,7 @@ def recipe(seed: int, align: bool, **changes: Any) -> Recipe:
     Alpha must tell noise from use in rare blocks too, so its batches are large and its penalty is high.
     """
     own = {
-        "rate": 0.1, "alpha_rate": 1e-2, "alpha_batch": 512, "penalty": 0.7, "search_passes": 0.8, "best": False,
+        "rate": 0.1, "alpha_rate": 1e-2, "alpha_batch": 512, "penalty": 0.9, "search_passes": 0.8, "best": False,
     }  # fmt: skip
     return Recipe(**{**own, "seed": seed, "align": align, **changes})
 

@@ -26,7 +26,8 @@ class Report:
         full: Parameters at full width.
         curve: Pruned, not tuned, by falling size.
         kept: bool[B, K], what was chosen.
-        tuned: The chosen model after tuning.
+        tuned: The chosen model after tuning, or trained afresh.
+        passes: What it cost, in examples by those of the training part; scoring left out.
     """
 
     found: Found
@@ -34,11 +35,7 @@ class Report:
     curve: tuple[Fitted, ...]
     kept: NDArray[np.bool_]
     tuned: Fitted
-
-    @property
-    def passes(self) -> float:
-        """What it cost, in examples by those of the training part; scoring left out."""
-        return self.found.passes + self.tuned.passes
+    passes: float
 
     def plan(self) -> dict[str, Any]:
         """The plans of all tables as JSON: what ``dolmen store plan`` takes."""
@@ -105,6 +102,7 @@ def run(
     parameters: float = 0.3,
     max_loss: float | None = None,
     tables: Sequence[str] | None = None,
+    retrain: bool = False,
 ) -> Report:
     """Searches, prunes to a target and tunes. The target is met on validation; the test part only tells.
 
@@ -116,6 +114,8 @@ def run(
         max_loss: In place of it: the smallest of :data:`SHARES` up to which no pruned model's validation AUC lies
             further below the unpruned one's.
         tables: Those to search; None: all.
+        retrain: Whether the pruned model is trained from fresh values as well, which costs as many passes of training
+            again; the better one on validation is taken.
 
     Raises:
         SearchError: If the target cannot be met, or there is no such table.
@@ -127,6 +127,10 @@ def run(
         losses = [curve[0].validation.auc - one.validation.auc for one in curve]
         parameters = shares[largest_within(losses, max_loss)]
     kept = found.kept(parameters)
-    return Report(
-        found, int(found.blocks.rows.sum()) * data.dim, curve, kept, fit(definition, data, recipe, kept, found)
-    )
+    chosen = fit(definition, data, recipe, kept, found)
+    passes = found.passes + chosen.passes
+    if retrain:
+        fresh = fit(definition, data, recipe, kept)
+        passes += fresh.passes
+        chosen = max(chosen, fresh, key=lambda one: one.validation.auc)
+    return Report(found, int(found.blocks.rows.sum()) * data.dim, curve, kept, chosen, passes)
