@@ -28,7 +28,7 @@ from trainer.search.matrices import Matrices, from_stream
 DATASETS = {"kuairand": 5, "movietweetings": 5, "movielens": 2, "planted": 2}
 """And with how many seeds."""
 _LEAST = 1500  # examples; fewer do not give every part both labels
-_UNDRAWN = ("alpha", "axes as", "store's")
+_UNDRAWN = ("alpha", "axes as", "afresh", "store's")
 _GROUPS = ("uniform", "DNIS", "frequency", "hashed", "unified", "low rank", "nested", "the same rows in int8")
 
 

@@ -83,6 +83,9 @@ def _searched(s: Setting) -> dict[str, Outcome]:
         for share in SHARES if not text else SHARES[:1]:
             fitted = fit(s.definition, s.data, recipe, searched.kept(share), searched)
             found[f"DNIS{text}, {share:.0%}"] = _of_fitted(fitted, searched.passes, searched.seconds)
+        if recipe.align:
+            afresh = fit(s.definition, s.data, recipe, searched.kept(SHARES[0]))
+            found[f"DNIS trained afresh, {SHARES[0]:.0%}"] = _of_fitted(afresh, searched.passes, searched.seconds)
     return found
 
 
