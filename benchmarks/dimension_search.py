@@ -1,4 +1,4 @@
-"""Dimension search against uniform tables and the frequency rule, paired by seed. A table for docs/dimension-search.md."""
+"""Dimension search against uniform tables and the frequency rule, paired by seed: for docs/dimension-search.md."""
 
 import argparse
 from collections.abc import Iterator
