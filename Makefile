@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-peers bench-learning bench-store storm freshness containers clean
+.PHONY: help demo test lint bench bench-peers bench-learning bench-store experiments storm freshness containers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -48,7 +48,11 @@ bench-learning: $(STAMP)  ## what the learner must show where the truth is known
 
 bench-store: $(STAMP)  ## the store alone: collisions, speed, memory, footprint, restore; about half an hour and 12 GiB
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
-	$(BIN)/python -m benchmarks.report collisionless index memory footprint restore
+	$(BIN)/python -m benchmarks.report collisionless index rows memory footprint restore
+
+experiments: $(STAMP)  ## the papers' experiments on Dolmen; writes docs/experiments/
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/dolmen experiment --all
 
 storm: $(STAMP)  ## twenty kills of the trainer against each broker, byte for byte, and of the joiner
 	$(BIN)/python -m tests.e2e.storm --kills 20 --broker embedded

@@ -1,8 +1,8 @@
 """What admission and expiry keep of a zipf stream, what that costs in AUC, and how often the filter admits too early.
 
 The stream: synthetic impressions of a million users and 200,000 items, about eight days of event time at the full
-length, learned from once with `dolmen evaluate`'s loop; nine ids an example. Rows and bytes are those at the end. The
-filter is compared with exact counts over the same window, on zipf ids. Prints JSON.
+length, learned from once as `dolmen experiment footprint` does; nine ids an example. Rows and bytes are those at the
+end. The filter is compared with exact counts over the same window, on zipf ids. Prints JSON.
 """
 
 import argparse
@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 from benchmarks.markdown import table
 from embedding_store.admission import SPLITS, FilterArrays, SlidingFilter, sight
 from embedding_store.settings import AdmissionSettings
-from services.datasets.synthetic import open_synthetic
-from services.settings import load_settings
-from trainer.evaluation import evaluate
-from trainer.features import Featurizer
+from experiments import footprint as rule
+from experiments.data import shipped
 
 OCCURRENCES = 20_000_000
-USERS, ITEMS = 1_000_000, 200_000
 ADMIT_AFTER = (1, 2, 5)
 EXPIRE_MS = 2 * 86_400_000
 FILTER_BYTES = (AdmissionSettings().memory, 1 << 20, 1 << 18)
@@ -32,25 +29,14 @@ _IDS, _SKEW = 5_000_000, 1.05
 
 def learned(occurrences: int, admit_after: int, expire_ms: int | None) -> dict[str, Any]:
     """One pass with one kind of tables."""
-    base = load_settings(dataset="synthetic").definition()
-    rule = {"admit_after": admit_after, "expire_after": expire_ms}
-    definition = base.model_copy(update={"tables": tuple(t.model_copy(update=rule) for t in base.tables)})
-    featurizer = Featurizer(definition)
-    examples = occurrences // len(featurizer.fields)
-    data = open_synthetic(examples=examples, users=USERS, items=ITEMS)
-    stream = data.columns_with_truth(featurizer.sources, [t.name for t in definition.tasks])
-    report = evaluate(definition, stream, definition_batch()).report(tail=examples // 4)
+    examples = occurrences // len(shipped("synthetic", 1)[0].fields)
+    report = rule.learned(rule.Part("synthetic", admit_after, expire_ms, 1, examples)).report(tail=examples // 4)
     click = report["tasks"]["click"]
     return {
         "admit_after": admit_after, "expire_ms": expire_ms, "examples": examples, "rows": report["rows"],
         "bytes": report["bytes"], "auc": click["auc"], "auc_tail": click["auc_tail"],
         "auc_tail_truth": click["auc_tail_truth"], "examples_per_second": report["examples_per_second"],
     }  # fmt: skip
-
-
-def definition_batch() -> int:
-    """The batch size of the shipped configuration."""
-    return load_settings(dataset="synthetic").trainer.batch_size
 
 
 @numba.njit(cache=True)

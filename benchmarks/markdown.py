@@ -1,14 +1,11 @@
 """Tables and figures as Markdown has them."""
 
 import gc
-from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.page import table
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+__all__ = ["resident_bytes", "table"]
 
 
 def resident_bytes() -> int:

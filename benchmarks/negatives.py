@@ -20,7 +20,9 @@ from trainer.scorer import sigmoid
 from trainer.validation import auc
 
 RATES = (1.0, 0.3, 0.1)
-EXAMPLES = 300_000
+EXAMPLES = 200_000
+LENGTHS = (200_000, 1_000_000)
+_MODELS = (("DeepFM, Adagrad", None), ("residual, Gaussian", "gaussian"))
 
 
 def definition_of(wide: str | None) -> Definition:
@@ -67,10 +69,20 @@ def measure(wide: str | None, rate: float, corrected: bool, examples: int) -> di
     }
 
 
-def section(examples: int = EXAMPLES) -> str:
-    """The table."""
+def section() -> str:
+    """A tenth of the negatives kept, of streams of several lengths."""
     rows = []
-    for name, wide in (("DeepFM, Adagrad", None), ("residual, Gaussian", "gaussian")):
+    for examples in LENGTHS:
+        for name, wide in _MODELS:
+            r = measure(wide, RATES[-1], True, examples)
+            rows.append([f"{examples:,}", name, *(f"{r[key]:.3f}" for key in ("calibration", "own_calibration"))])
+    return table(["examples", "model", "served to true probability", "the trainer's own gauge"], rows)
+
+
+def by_rate(examples: int) -> str:
+    """Several shares of the negatives kept, with and without the correction."""
+    rows = []
+    for name, wide in _MODELS:
         for rate, corrected in [(rate, True) for rate in RATES] + [(RATES[-1], False)]:
             r = measure(wide, rate, corrected, examples)
             rows.append(
@@ -85,4 +97,4 @@ def section(examples: int = EXAMPLES) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=EXAMPLES)
-    print(section(parser.parse_args().examples))
+    print(by_rate(parser.parse_args().examples))

@@ -9,14 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    agreement,
+    archive,
+    click_freshness,
     collisionless,
     evaluate,
     footprint,
     freshness,
     index_speed,
+    late_labels,
+    negatives,
+    online_search,
+    plan_takeover,
     rank,
     restore,
     row_memory,
+    row_speed,
     stack,
 )
 from benchmarks.markdown import table
@@ -87,14 +95,22 @@ def ranking() -> str:
 
 SECTIONS: dict[str, Callable[[], Any]] = {
     "learning": learning,
+    "agreement": agreement.section,
     "stack": whole_stack,
     "freshness": fresh,
+    "takeover": plan_takeover.section,
+    "online": online_search.section,
+    "click freshness": click_freshness.section,
+    "late labels": late_labels.section,
+    "negatives": negatives.section,
     "ranking": ranking,
     "collisionless": collisionless.section,
     "index": index_speed.section,
+    "rows": row_speed.section,
     "memory": row_memory.section,
     "footprint": footprint.section,
     "restore": restore.section,
+    "history": archive.section,
 }
 
 

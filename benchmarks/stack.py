@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ def lists_of_ten(examples: int) -> Iterator[bytes]:
             made += LIST
 
 
-def fill(bootstrap_servers: str, examples: int) -> int:
+def fill(bootstrap_servers: str, values: Iterable[bytes]) -> int:
     """Writes the stream whole; returns its messages."""
     with KafkaAdminClient(bootstrap_servers=bootstrap_servers) as admin:
         admin.create_topics([NewTopic(TOPIC, 1, 1)])
     producer = KafkaProducer(bootstrap_servers=bootstrap_servers, linger_ms=20, batch_size=1 << 18, acks="all")
     count = 0
-    for value in lists_of_ten(examples):
+    for value in values:
         producer.send(TOPIC, value)
         count += 1
     producer.flush()
@@ -65,7 +65,7 @@ def run(examples: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with start_broker(directory / "broker") as broker:
-            messages = fill(broker.address, examples)
+            messages = fill(broker.address, lists_of_ten(examples))
             settings = load_settings(dataset="kuairand")
             events = settings.events.model_copy(update={"bootstrap_servers": broker.address})
             settings = settings.model_copy(update={"events": events})

@@ -10,17 +10,17 @@ A sighting may come late. It then counts as much as it would have counted by now
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.plan import LayoutArrays
 from embedding_store.settings import WINDOW_PARTS, Accumulator, TableSettings
 from embedding_store.slabs import RowArrays
 
 CLOCK_WIDTH = 2
 _KINDS = {"count": 0, "sum": 1, "window_count": 2, "window_sum": 3, "last": 4, "time": 5}
-_COUNT, _SUM, _WINDOW_COUNT, _WINDOW_SUM, _LAST, _TIME = range(6)
+COUNT, SUM, WINDOW_COUNT, WINDOW_SUM, LAST, TIME = range(6)
 _HALF = 1 << 24  # float32 holds integers below this exactly
 _NEVER = -1
 
@@ -75,38 +75,51 @@ def accumulator_arrays(
         np.array([order.get(a.of, _NEVER) for a in some], dtype=np.int64),
         np.array([a.half_life_ms or np.inf for a in some], dtype=np.float64),
         np.array([a.window_ms or 1 for a in some], dtype=np.int64),
-        np.array([a.length if a.kind == "last" else 1 for a in some], dtype=np.int64),
+        np.array([a.length if a.kind in ("last", "time") else 1 for a in some], dtype=np.int64),
     )
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def read_time(memory: NDArray[np.float32], at: int) -> int:
     """A time, ms since the epoch; 0 for none."""
     return int(memory[at]) * _HALF + int(memory[at + 1])
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def write_time(memory: NDArray[np.float32], at: int, time_ms: int) -> None:
     """Sets a time below 2^48."""
     memory[at] = np.float32(time_ms // _HALF)
     memory[at + 1] = np.float32(time_ms % _HALF)
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _read_sum(memory: NDArray[np.float32], at: int) -> float:
     return np.float64(memory[at]) + np.float64(memory[at + 1])
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _write_sum(memory: NDArray[np.float32], at: int, value: float) -> None:
     memory[at] = np.float32(value)
     memory[at + 1] = np.float32(value - np.float64(memory[at]))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
+def _insert_time(memory: NDArray[np.float32], at: int, length: int, time_ms: int) -> None:
+    """Adds a time to those held, the latest first, unless it is among them or earlier than all."""
+    place = 0
+    while place < length and read_time(memory, at + 2 * place) > time_ms:
+        place += 1
+    if place == length or read_time(memory, at + 2 * place) == time_ms:
+        return
+    for i in range(at + 2 * length - 1, at + 2 * place + 1, -1):
+        memory[i] = memory[i - 2]
+    write_time(memory, at + 2 * place, time_ms)
+
+
+@kernel(inline="always")
 def _slide(memory: NDArray[np.float32], at: int, part: int) -> int:
     """Moves a window on to a part, if that is later; gives the newest part then. Part n is kept as n + 1."""
-    newest = read_time(memory, at) - 1
+    newest = int(read_time(memory, at)) - 1
     if part <= newest:
         return newest
     turns = min(part - newest, WINDOW_PARTS) if newest >= 0 else 0
@@ -119,7 +132,7 @@ def _slide(memory: NDArray[np.float32], at: int, part: int) -> int:
     return part
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def update(
     rows: RowArrays,
     accumulators: AccumulatorArrays,
@@ -151,30 +164,30 @@ def update(
             kind = accumulators.kinds[a]
             x = inputs[b, accumulators.inputs[a]] if accumulators.inputs[a] >= 0 else np.nan
             known = not np.isnan(x)
-            if kind == _COUNT or kind == _SUM:
+            if kind == COUNT or kind == SUM:
                 half_life = accumulators.half_lives[a]
                 total = _read_sum(memory, at) * 2.0 ** (-later / half_life)
                 if known:
-                    total += (x if kind == _SUM else 1.0) * 2.0 ** (-late / half_life)
+                    total += (x if kind == SUM else 1.0) * 2.0 ** (-late / half_life)
                 _write_sum(memory, at, total)
             elif not known:
                 continue
-            elif kind == _LAST:
+            elif kind == LAST:
                 for i in range(accumulators.lengths[a], 1, -1):
                     memory[at + i] = memory[at + i - 1]
                 memory[at] = min(memory[at] + np.float32(1.0), np.float32(accumulators.lengths[a]))
                 memory[at + 1] = np.float32(x)
-            elif kind == _TIME:
-                write_time(memory, at, max(now, read_time(memory, at)))
+            elif kind == TIME:
+                _insert_time(memory, at, accumulators.lengths[a], now)
             else:
                 part = now * WINDOW_PARTS // accumulators.windows[a]
                 age = _slide(memory, at, part) - part
                 if age < WINDOW_PARTS:
-                    memory[at + 2 + age] += np.float32(x if kind == _WINDOW_SUM else 1.0)
+                    memory[at + 2 + age] += np.float32(x if kind == WINDOW_SUM else 1.0)
         write_time(memory, base, max(clock, now))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def read(
     rows: RowArrays,
     layouts: LayoutArrays,
@@ -192,7 +205,7 @@ def read(
         found: int64[B * S], the row of each example in each table; a cold row has no statistics.
         times_ms: int64[B], when it is asked.
         out: float64[B, sum of lengths], filled: counts and sums, 0 for none; the latest values, newest first, NaN for
-            none; ms since the latest time, NaN for none.
+            none; ms since the latest times that are not later than it is asked, NaN for none.
     """
     memory = rows.memory
     count = accumulators.tables.size
@@ -210,14 +223,20 @@ def read(
             at = base + accumulators.places[a]
             kind = accumulators.kinds[a]
             there = accumulators.places[a] < held
-            if kind == _COUNT or kind == _SUM:
+            if kind == COUNT or kind == SUM:
                 out[b, column] = _read_sum(memory, at) * 2.0 ** (-later / accumulators.half_lives[a]) if there else 0.0
-            elif kind == _LAST:
+            elif kind == LAST:
                 for i in range(accumulators.lengths[a]):
                     out[b, column + i] = np.float64(memory[at + 1 + i]) if there and i < memory[at] else np.nan
-            elif kind == _TIME:
-                time_ms = read_time(memory, at) if there else 0
-                out[b, column] = np.float64(max(0, now - time_ms)) if time_ms > 0 else np.nan
+            elif kind == TIME:
+                place = 0
+                for i in range(accumulators.lengths[a]):
+                    time_ms = read_time(memory, at + 2 * i) if there else 0
+                    if 0 < time_ms <= now:
+                        out[b, column + place] = np.float64(now - time_ms)
+                        place += 1
+                for i in range(place, accumulators.lengths[a]):
+                    out[b, column + i] = np.nan
             else:
                 out[b, column] = 0.0
                 newest = read_time(memory, at) - 1 if there else -1

@@ -10,12 +10,12 @@ an id's bucket of 8 entries is full, the entry with the lowest count gives way.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from embedding_store.codec import PAGE_ENTRIES, Block, page_block
+from embedding_store.kernel import kernel
 from embedding_store.table import mix
 
 SPLITS = 7
@@ -38,7 +38,7 @@ class FilterArrays(NamedTuple):
     control: NDArray[np.int64]
 
 
-@numba.njit(cache=True)
+@kernel()
 def sight(filters: FilterArrays, seed: np.uint64, key: int) -> int:
     """Counts one sighting of an id, and tells how many there were in the window with it."""
     h = mix(mix(np.uint64(key) ^ seed) + np.uint64(0x9E3779B97F4A7C15))
@@ -71,7 +71,7 @@ def sight(filters: FilterArrays, seed: np.uint64, key: int) -> int:
     return total + 1
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def drawn(seed: np.uint64, key: int, origin: np.uint64, chance: float) -> bool:
     """Whether a sighting admits its id with probability `chance`; the draw is a hash of id and origin."""
     h = mix(mix(np.uint64(key) ^ seed) + mix(origin + np.uint64(0xD1B54A32D192ED03)))

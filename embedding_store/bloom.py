@@ -7,27 +7,27 @@ in a hundred passes; with fewer bits more do.
 space-efficient Bloom filters (blocks).
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.table import mix
 
 _WORDS = 8  # of a block
 _PROBES = 6
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _hash(table: int, key: int) -> np.uint64:
-    return mix(mix(np.uint64(key)) + np.uint64(table + 1) * np.uint64(0x9E3779B97F4A7C15))
+    return np.uint64(mix(mix(np.uint64(key)) + np.uint64(table + 1) * np.uint64(0x9E3779B97F4A7C15)))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _block(words: NDArray[np.uint64], h: np.uint64) -> int:
     return int(((h >> np.uint64(32)) * np.uint64(words.size // _WORDS)) >> np.uint64(32)) * _WORDS
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def has(words: NDArray[np.uint64], table: int, key: int) -> bool:
     """Whether a pair may be in the set."""
     h = _hash(table, key)
@@ -40,7 +40,7 @@ def has(words: NDArray[np.uint64], table: int, key: int) -> bool:
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _add(words: NDArray[np.uint64], table: int, ids: NDArray[np.int64]) -> None:
     for i in range(ids.size):
         h = _hash(table, ids[i])

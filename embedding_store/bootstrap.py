@@ -2,9 +2,9 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -118,6 +118,16 @@ def stored_schema(definition: bytes) -> Schema:
 def current_definition(log: CommitLog) -> bytes:
     """The definition of the last commit; empty for an empty store."""
     return _current(log)[0]
+
+
+def current_positions(log: CommitLog) -> Mapping[str, Any] | None:
+    """Consumed offsets as the last commit carries them; None for an empty store."""
+    last = log.last()
+    if last is not None:
+        return decode(last.data).positions
+    with translated():
+        meta = log.client.hget(log.keys.parts, "meta")
+    return orjson.loads(meta).get("positions", {}) if meta else None
 
 
 def _current(log: CommitLog) -> tuple[bytes, bytes]:

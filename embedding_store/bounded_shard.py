@@ -7,7 +7,7 @@ past their expiry get a tombstone, those that a new plan has otherwise are broug
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -251,9 +251,9 @@ class BoundedShard(Shard):
 
     # Plans
 
-    def set_plan(self, table: str, plan: TablePlan | None) -> None:
-        """As :meth:`Shard.set_plan`; :meth:`carry_out` before it keeps the budget."""
-        super().set_plan(table, plan)
+    def set_plans(self, plans: Mapping[str, TablePlan | None]) -> None:
+        """As :meth:`Shard.set_plans`; :meth:`carry_out` before it keeps the budget."""
+        super().set_plans(plans)
         if self._departed.total:
             self._stale_away, self._stale_left = True, False
             self._walk_table, self._walk_hash = 0, 0

@@ -9,10 +9,10 @@ before time began, so lookups take it for expired.
 **Source**: the clock with counts is GCLOCK, Smith 1978.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.lookup import TableArrays
 from embedding_store.plan import LayoutArrays
 from embedding_store.slabs import RowArrays, release
@@ -25,7 +25,7 @@ _TAKEN = (1 << 32) - 1
 _BEFORE_TIME_MS = -(1 << 62) - 1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def look(
     index: IndexArrays,
     rows: RowArrays,
@@ -59,7 +59,8 @@ def look(
     for s in range(offsets.size - 1):
         if s % BLOCK == 0:
             for ahead in range(s, min(s + BLOCK, offsets.size - 1)):
-                fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
+                if offsets[ahead] < offsets[ahead + 1]:
+                    fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
         table = fields[s % fields.size]
         for j in range(offsets[s], offsets[s + 1]):
             out[j] = table
@@ -78,7 +79,7 @@ def look(
     return n
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def absent(
     index: IndexArrays,
     rows: RowArrays,
@@ -128,7 +129,7 @@ def absent(
     return ids.size
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def turn(
     rows: RowArrays,
     layouts: LayoutArrays,

@@ -114,8 +114,9 @@ class CachedShard(Shard):
         return self.folded
 
     def end_fetch(self, begun: int) -> None:
-        """A fetch is over."""
+        """A fetch is over. What had to stay only for it may go."""
         self._fetching.remove(begun)
+        self._make_room(0)
 
     def settle_misses(self, misses: Misses, stored: Mapping[str, list[bytes | None]]) -> None:
         """Takes in what the store said of some ids, as far as memory has nothing newer by now.

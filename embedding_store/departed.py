@@ -10,16 +10,16 @@ asking for it would bring a dead row back.
 
 from collections import deque
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.bloom import Bloom, has
 from embedding_store.index import HashIndex
+from embedding_store.kernel import kernel
 from embedding_store.table import IndexArrays, find
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _may_be_away(
     index: IndexArrays,
     gone: IndexArrays,

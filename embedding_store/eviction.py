@@ -1,9 +1,9 @@
 """Which rows leave the memory, and how their memory is put to use again."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.plan import LayoutArrays
 from embedding_store.slabs import FREE, RowArrays
 
@@ -31,7 +31,7 @@ def coldest(first: NDArray[np.int64], second: NDArray[np.int64], count: int) -> 
     return np.concatenate([sure, equal[np.argpartition(second[equal], left - 1)[:left]]])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def folded_rows(rows: RowArrays, first: int, last: int, folded: int, out: NDArray[np.int64]) -> int:
     """Looks for rows that the store has as they are.
 
@@ -53,7 +53,7 @@ def folded_rows(rows: RowArrays, first: int, last: int, folded: int, out: NDArra
     return n
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _slide(rows: RowArrays, layouts: LayoutArrays, order: NDArray[np.int64]) -> None:
     to = 0
     for row in order:

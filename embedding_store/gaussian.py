@@ -14,10 +14,10 @@ be learned by the cold row once more, and nothing would ever pull the cold row b
 MacKay's (1992, The evidence framework applied to classification networks).
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Fields, TableArrays
 from embedding_store.optimizers import PRIOR
 from embedding_store.slabs import RowArrays
@@ -30,7 +30,7 @@ BIAS_DRIFT = 1e-6
 """What a bias' variance grows by with each example, so that it never stops learning."""
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _variance(rows: RowArrays, tables: TableArrays, row: int, at: int, missing: bool) -> float:
     """Variance of a weight; a cold row that stands in for an id adds the prior."""
     variance = np.float64(rows.memory[at])
@@ -39,7 +39,7 @@ def _variance(rows: RowArrays, tables: TableArrays, row: int, at: int, missing: 
     return variance
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def score(
     rows: RowArrays,
     tables: TableArrays,
@@ -86,7 +86,7 @@ def score(
             moments[b, t, 1] = s
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def learn(
     rows: RowArrays,
     tables: TableArrays,
@@ -151,7 +151,7 @@ def learn(
             bias[t, 1] = v - v * v * shrink
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _move(rows: RowArrays, row: int, t: int, share: float, move: float, shrink: float, beside: bool) -> None:
     at = rows.headers[row].at + 2 * t
     variance = np.float64(rows.memory[at + 1])

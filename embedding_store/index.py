@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from embedding_store.arena import Arena
 from embedding_store.table import (
+    BLOCK,
     DEPTH,
     FREE,
     MAX_TABLES,
@@ -95,14 +96,15 @@ class HashIndex:
     def lookup(self, table: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of ids: int64[N] -> int64[N], -1 where absent."""
         rows = np.empty(ids.size, dtype=np.int64)
-        find_many(self.arrays, table, ids, rows)
+        find_many(self.arrays, table, ids, np.empty(BLOCK, dtype=np.int64), rows)
         return rows
 
     def lookup_or_insert(self, table: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of ids, absent ones inserted: int64[N] -> int64[N]. Idempotent."""
         rows = np.empty(ids.size, dtype=np.int64)
+        homes = np.empty(BLOCK, dtype=np.int64)
         done = 0
-        while (done := find_or_insert_many(self.arrays, table, ids, rows, done)) < ids.size:
+        while (done := find_or_insert_many(self.arrays, table, ids, homes, rows, done)) < ids.size:
             self.grow()
         return rows
 

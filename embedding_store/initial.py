@@ -2,13 +2,13 @@
 
 import math
 
-import numba
 import numpy as np
 
+from embedding_store.kernel import kernel
 from embedding_store.table import mix
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def initial_value(seed: np.uint64, key: int, place: int, std: float) -> float:
     """Number `place` of a new vector: normal with mean 0 and deviation `std`.
 

@@ -19,6 +19,7 @@ from embedding_store.invariants import row_faults
 from embedding_store.layout import Size, hash_of
 from embedding_store.log import CommitLog
 from embedding_store.one_row import read_one_row
+from embedding_store.proposal import read_proposed
 from embedding_store.redis_client import translated
 from embedding_store.rows import read_sizes, scan_rows
 from embedding_store.settings import TableSettings, format_duration
@@ -39,7 +40,8 @@ def describe(log: CommitLog, directory: Path | None = None) -> dict[str, Any]:
     Returns:
         ``tables``: of each its rows, bytes in Redis, widths (rows that keep so many numbers of the vector), admission
         and expiry; ``commit``, ``offsets`` by topic and partition, ``clock_ms``; ``log``; ``filter``: the admission
-        filter's bytes, the share of its counters in use and its window, None where no table counts sightings.
+        filter's bytes, the share of its counters in use and its window, None where no table counts sightings;
+        ``proposed``: by table, the plan that a search on the live stream proposes, with its figures.
     """
     with read_stored(log, directory=directory, thin=True) as shard:
         if shard is None:
@@ -50,6 +52,7 @@ def describe(log: CommitLog, directory: Path | None = None) -> dict[str, Any]:
                 "clock_ms": 0,
                 "log": {"entries": 0, "bytes": 0, "unfolded": 0},
                 "filter": None,
+                "proposed": {},
             }
         tables = {table.name: _described(log, shard, table) for table in shard.shard.tables}
     state = log.state()
@@ -63,6 +66,7 @@ def describe(log: CommitLog, directory: Path | None = None) -> dict[str, Any]:
         "clock_ms": shard.shard.clock_ms,
         "log": {"entries": entries, "bytes": log_bytes, "unfolded": state.head.seq - state.mark.seq},
         "filter": _described_filter(shard.shard),
+        "proposed": read_proposed(log),
     }
 
 

@@ -90,7 +90,11 @@ def _accumulator_fault(accumulator: Accumulator, part: NDArray[np.float32], entr
         sound = _are_whole(held, accumulator.length + 1) and (held <= entries["count"]).all()
         return None if sound else "holds more values than it may"
     if accumulator.kind == "time":
-        sound = _are_whole(part, _HALF) and (_times(part, 0) <= entries["last_seen"]).all()
+        times = np.stack([_times(part, at) for at in range(0, accumulator.width, 2)], axis=1)
+        later, earlier = times[:, :-1], times[:, 1:]
+        if not ((later > earlier) | (later == 0) & (earlier == 0)).all():
+            return "its times are not in order"
+        sound = _are_whole(part, _HALF) and (times[:, 0] <= entries["last_seen"]).all()
         return None if sound else "is later than the row was seen"
     if accumulator.window_ms is None:
         return None

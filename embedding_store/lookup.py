@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.initial import initial_value
+from embedding_store.kernel import kernel
 from embedding_store.plan import LayoutArrays, layout_of
+from embedding_store.prefetch import prefetch
 from embedding_store.serving import EXACT, HALF, half, number
 from embedding_store.slabs import RowArrays
 from embedding_store.table import BLOCK, IndexArrays, fetch, find
+
+_LINE = 16  # words of a line of the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,13 @@ class TableArrays(NamedTuple):
     chances: NDArray[np.float64]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(inline="always")
+def _fetch_header(rows: RowArrays, row: int) -> None:
+    prefetch(rows.headers, row)
+    prefetch(rows.headers, row + 1)  # a header may end in the next line of the cache
+
+
+@kernel()
 def lookup(
     index: IndexArrays,
     rows: RowArrays,
@@ -106,21 +115,27 @@ def lookup(
         clock_ms: Highest event time learned from.
         out: int64[N], filled.
     """
-    for s in range(offsets.size - 1):
-        if s % BLOCK == 0:
-            for ahead in range(s, min(s + BLOCK, offsets.size - 1)):
-                fetch(index, fields[ahead % fields.size], ids[offsets[ahead]])
-        table = fields[s % fields.size]
-        for j in range(offsets[s], offsets[s + 1]):
-            row = -1
-            if not missing[j]:
-                row = find(index, table, ids[j])
-                if row >= 0 and clock_ms - rows.headers[row].last_seen > tables.expire_ms[table]:
-                    row = -1
-            out[j] = row if row >= 0 else table
+    for begin in range(0, offsets.size - 1, BLOCK):
+        end = min(begin + BLOCK, offsets.size - 1)
+        for s in range(begin, end):
+            for j in range(offsets[s], offsets[s + 1]):
+                if not missing[j]:
+                    fetch(index, fields[s % fields.size], ids[j])
+        for s in range(begin, end):
+            table = fields[s % fields.size]
+            for j in range(offsets[s], offsets[s + 1]):
+                row = -1 if missing[j] else find(index, table, ids[j])
+                out[j] = row if row >= 0 else table
+                _fetch_header(rows, out[j])
+        for s in range(begin, end):
+            table = fields[s % fields.size]
+            for j in range(offsets[s], offsets[s + 1]):
+                row = out[j]
+                if row != table and clock_ms - rows.headers[row].last_seen > tables.expire_ms[table]:
+                    out[j] = table
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def gather(
     rows: RowArrays,
     layouts: LayoutArrays,
@@ -149,6 +164,12 @@ def gather(
         for k in range(width):
             out[s, k] = np.float32(0.0)
         for j in range(first, last):
+            if j + 2 * BLOCK < found.size:
+                _fetch_header(rows, found[j + 2 * BLOCK])
+            if j + BLOCK < found.size:
+                ahead = rows.headers[found[j + BLOCK]]
+                for line in range(0, layouts.widths[np.int64(ahead.layout)], _LINE):
+                    prefetch(rows.memory, np.int64(ahead.at) + line)
             row = found[j]
             header = rows.headers[row]
             at = np.int64(header.at)
@@ -168,6 +189,15 @@ def gather(
             if written == present:
                 for i in range(layouts.dims[present]):
                     out[s, 1 + layouts.kept[present, i]] += number(rows, kind, at, i)
+                continue
+            if layouts.frames[written] != layouts.frames[present]:
+                turn = layouts.turns[layouts.frames[written], layouts.frames[present]]
+                for i in range(layouts.dims[present]):
+                    k = layouts.kept[present, i]
+                    value = np.float32(0.0)
+                    for n in range(layouts.dims[written]):
+                        value += turn[k, layouts.kept[written, n]] * number(rows, kind, at, n)
+                    out[s, 1 + k] += value
                 continue
             for i in range(layouts.dims[present]):
                 k = layouts.kept[present, i]

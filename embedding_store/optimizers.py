@@ -18,10 +18,10 @@ gaussian           0     0   none: learned by :mod:`embedding_store.gaussian`
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.lookup import TableArrays
 from embedding_store.plan import LayoutArrays
 from embedding_store.settings import STATE_WIDTHS
@@ -51,7 +51,7 @@ class Summed(NamedTuple):
     sums: NDArray[np.float32]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def sum_gradients(
     rows: RowArrays,
     offsets: NDArray[np.int64],
@@ -107,7 +107,7 @@ def sum_gradients(
     return found
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _step_part(
     memory: NDArray[np.float32], at: int, state: int, size: int, kind: int, rate: np.float32,
     knobs: NDArray[np.float64], g: NDArray[np.float32], kept: NDArray[np.int64],
@@ -162,7 +162,7 @@ def _step_part(
     return True
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def step(
     rows: RowArrays,
     layouts: LayoutArrays,
@@ -210,7 +210,7 @@ def step(
     return empty
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def start_number(
     memory: NDArray[np.float32], at: int, state: int, size: int, i: int, kind: int, rate: np.float32,
     knobs: NDArray[np.float64],
@@ -226,7 +226,7 @@ def start_number(
         memory[state + i] = np.float32(-(w * (knobs[BETA] / np.float64(rate) + knobs[L2]) + pull))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def start_part(
     memory: NDArray[np.float32], at: int, state: int, size: int, kind: int, rate: np.float32, knobs: NDArray[np.float64]
 ) -> None:

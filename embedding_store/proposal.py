@@ -6,6 +6,7 @@ A table may have one that waits for the next commit, and one for each of any num
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -17,6 +18,9 @@ from embedding_store.redis_client import translated
 
 TAKEOVERS = "takeovers"
 """The part of a commit that tells the highest offset of a plan that was taken over, by table."""
+
+PROPOSED = "proposed"
+"""The part of a commit that tells what a search on the live stream would have: by table, JSON with a ``plan``."""
 
 _DELETE = """
 if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
@@ -88,6 +92,14 @@ def fulfil(log: CommitLog, proposal: Proposal) -> None:
 def read_takeovers(data: bytes) -> dict[str, int]:
     """What the part of a commit says; nothing for no bytes."""
     return {str(table): int(offset) for table, offset in orjson.loads(data or b"{}").items()}
+
+
+def read_proposed(log: CommitLog) -> dict[str, Any]:
+    """What a search on the live stream proposes by its last commit: figures by table, `plan` among them."""
+    with translated():
+        last = log.last()
+        data = decode(last.data).parts.get(PROPOSED) if last else log.client.hget(log.keys.parts, PROPOSED)
+    return dict(orjson.loads(data or b"{}"))
 
 
 def read_proposals(log: CommitLog, dims: dict[str, int]) -> list[Proposal]:

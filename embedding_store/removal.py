@@ -1,4 +1,4 @@
-"""Removing a whole table from a store."""
+"""Removing a whole table from a store, or what it knows of Kafka."""
 
 import orjson
 
@@ -31,4 +31,22 @@ def drop_table(log: CommitLog, name: str) -> CommitId:
     commit = Commit(snapshot.shard.clock_ms, definition, snapshot.positions, parts=parts, dropped=(name,))
     log.append(epoch, snapshot.id, new, encode(commit))
     withdraw(log, name)
+    return new
+
+
+def forget_positions(log: CommitLog) -> CommitId:
+    """Removes the consumed offsets, by a commit of its own: the next trainer begins where it is configured to.
+
+    Fences the trainer that may run.
+
+    Raises:
+        ValueError: If the store is empty.
+    """
+    epoch = log.raise_epoch()
+    snapshot = bootstrap(log, learning=True)
+    if snapshot is None:
+        raise ValueError("the store is empty")
+    new = CommitId(snapshot.id.seq + 1, epoch_number(epoch))
+    parts = {**snapshot.parts, **snapshot.shard.parts()}
+    log.append(epoch, snapshot.id, new, encode(Commit(snapshot.shard.clock_ms, snapshot.definition, {}, parts=parts)))
     return new

@@ -1,17 +1,18 @@
 """Sequence tables: the last N items of a visitor, with times and outcomes.
 
-A row is how many items it holds, then the items, the newest first. An item's id is three numbers of at most 24 bits,
+A row is how many items it holds, then the items, the newest first: some more than the N that are shown, because what
+comes of a list must not show in what the list's later examples read. An item's id is three numbers of at most 24 bits,
 its time two, its outcome one. Ids, admission, expiry, commits and replicas are those of every table. The cold row
 stays empty: a visitor without a row has no past.
 """
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.accumulators import read_time, write_time
+from embedding_store.kernel import kernel
 from embedding_store.lookup import plain_fields, single
 from embedding_store.settings import SEQUENCE_ITEM
 from embedding_store.shard import Shard
@@ -38,12 +39,26 @@ class Past(NamedTuple):
     outcomes: NDArray[np.float32]
 
 
+class OwnItems(NamedTuple):
+    """Items of earlier messages of the lists of B examples, left out of what these read.
+
+    Attributes:
+        starts: int64[B], the first item of each example's list.
+        ends: int64[B], behind its last.
+        items: int64[E], ids.
+    """
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    items: NDArray[np.int64]
+
+
 def row_width(length: int) -> int:
     """float32 numbers of a row, as `TableSettings.dim` has them."""
     return 1 + SEQUENCE_ITEM * length
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _write_id(memory: NDArray[np.float32], at: int, key: int) -> None:
     word = np.uint64(key)
     memory[at] = np.float32(np.int64(word & _MASK))
@@ -51,13 +66,13 @@ def _write_id(memory: NDArray[np.float32], at: int, key: int) -> None:
     memory[at + 2] = np.float32(np.int64(word >> (_BITS + _BITS)))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _read_id(memory: NDArray[np.float32], at: int) -> int:
     low, middle, high = np.int64(memory[at]), np.int64(memory[at + 1]), np.int64(memory[at + 2])
     return int(low | (middle << 24) | (high << 48))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _push(
     rows: RowArrays,
     cold: int,
@@ -88,17 +103,28 @@ def _push(
         memory[first + _OUTCOME] = outcomes[b]
 
 
-@numba.njit(nogil=True, cache=True)
-def _read(rows: RowArrays, cold: int, found: NDArray[np.int64], past: Past) -> None:
+@kernel()
+def _read(
+    rows: RowArrays, cold: int, found: NDArray[np.int64], now_ms: NDArray[np.int64], own: OwnItems, past: Past
+) -> None:
     memory = rows.memory
     for b in range(found.size):
         base = rows.headers[found[b]].at
-        past.counts[b] = 0 if found[b] == cold else int(memory[base])
-        for n in range(past.counts[b]):
+        held = 0 if found[b] == cold else int(memory[base])
+        count = 0
+        for n in range(held):
             at = base + 1 + n * SEQUENCE_ITEM
-            past.items[b, n] = _read_id(memory, at)
-            past.times_ms[b, n] = read_time(memory, at + _TIME)
-            past.outcomes[b, n] = memory[at + _OUTCOME]
+            item, time_ms = _read_id(memory, at), read_time(memory, at + _TIME)
+            shown = time_ms <= now_ms[b] and count < past.items.shape[1]
+            if time_ms == now_ms[b]:
+                for e in range(own.starts[b], own.ends[b]):
+                    shown = shown and own.items[e] != item
+            if shown:
+                past.items[b, count] = item
+                past.times_ms[b, count] = time_ms
+                past.outcomes[b, count] = memory[at + _OUTCOME]
+                count += 1
+        past.counts[b] = count
 
 
 class Sequences:
@@ -107,28 +133,47 @@ class Sequences:
     Args:
         shard: Holds it.
         table: Number of the table.
+        shown: How many items are read at most; None: all that are held.
 
     Attributes:
         fields: As which its rows are looked up, visitor by visitor.
     """
 
-    def __init__(self, shard: Shard, table: int) -> None:
+    def __init__(self, shard: Shard, table: int, shown: int | None = None) -> None:
         self._shard = shard
         self._table = table
         self._length = shard.tables[table].length
+        self._shown = self._length if shown is None else shown
         self.fields = plain_fields([table])
 
-    def read(self, visitors: NDArray[np.int64], missing: NDArray[np.bool_]) -> Past:
-        """The past of some visitors: int64[B], bool[B]. Changes nothing."""
+    def read(
+        self,
+        visitors: NDArray[np.int64],
+        missing: NDArray[np.bool_],
+        times_ms: NDArray[np.int64],
+        own: OwnItems | None = None,
+    ) -> Past:
+        """The past of some visitors as of some times. Changes nothing.
+
+        Args:
+            visitors: int64[B].
+            missing: bool[B]; such a visitor has no past.
+            times_ms: int64[B], when it is asked; what happened later is not shown.
+            own: What of each example's list came before and is left out.
+        """
         found = self._shard.lookup(single(visitors, missing), self.fields)
-        shape = (visitors.size, self._length)
+        shape = (visitors.size, self._shown)
         past = Past(
             np.zeros(visitors.size, dtype=np.int64),
             np.zeros(shape, dtype=np.int64),
             np.zeros(shape, dtype=np.int64),
             np.zeros(shape, dtype=np.float32),
         )
-        _read(self._shard.arrays[0], self._table, found, past)
+        nothing = np.zeros(visitors.size, dtype=np.int64)
+        _read(
+            self._shard.arrays[0], self._table, found, times_ms,
+            OwnItems(nothing, nothing, nothing) if own is None else own, past,
+        )  # fmt: skip
         return past
 
     def push(

@@ -17,10 +17,10 @@ A number that is none becomes 0 in float16 and int8.
 
 from typing import Literal, get_args
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.slabs import RowArrays
 
 Codec = Literal["float32", "float16", "int8"]
@@ -61,7 +61,7 @@ def encode(kind: int, values: NDArray[np.float32], lead: int) -> NDArray[np.uint
     return words
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def half(bits: np.uint16) -> np.float32:
     """The float32 that 16 bits of a finite float16 stand for."""
     word = np.uint32(bits)
@@ -71,11 +71,11 @@ def half(bits: np.uint16) -> np.float32:
     return signed
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def number(rows: RowArrays, kind: int | np.int64, at: int | np.int64, i: int | np.int64) -> np.float32:
     """Number i of the vector that begins at word `at`."""
     if kind == HALF:
-        return half(rows.halves[2 * at + i])
+        return np.float32(half(rows.halves[2 * at + i]))
     if kind == BYTE:
         return np.float32(rows.memory[at] * np.float32(rows.bytes[4 * (at + 1) + i]))
     return np.float32(rows.memory[at + i])

@@ -107,10 +107,10 @@ STATE_WIDTHS = {"adagrad": (1, 0), "adagrad_elementwise": (0, 1), "adam": (1, 2)
 vector another."""
 
 WINDOW_PARTS = 8
-ACCUMULATOR_WIDTHS = {
-    "count": 2, "sum": 2, "time": 2, "window_count": 2 + WINDOW_PARTS, "window_sum": 2 + WINDOW_PARTS
-}  # fmt: skip
-"""float32 numbers of an accumulator; `last` takes as many as it holds values."""
+ACCUMULATOR_WIDTHS = {"count": 2, "sum": 2, "window_count": 2 + WINDOW_PARTS, "window_sum": 2 + WINDOW_PARTS}
+"""float32 numbers of an accumulator; `last` and `time` take as many as they hold values."""
+SPARE = 3
+"""Values and items kept beyond those that are shown: they stand in for what a list's own labels brought."""
 
 
 class Accumulator(Section):
@@ -118,18 +118,20 @@ class Accumulator(Section):
 
     `count`, `sum`: of the sightings where the input has a value, perhaps decayed. `window_count`, `window_sum`: the
     same over the last `window_ms` of event time, in eighths. `last`: the latest `length` values. `time`: the latest
-    event time. An input without a value changes nothing.
+    `length` event times. An input without a value changes nothing.
     """
 
     kind: Literal["count", "sum", "window_count", "window_sum", "last", "time"]
     of: str = Field(description="name of the input")
     half_life_ms: int | None = Field(default=None, gt=0, description="of count and sum; event time")
     window_ms: int | None = Field(default=None, gt=0, description="of window_count and window_sum; event time")
-    length: int = Field(default=1, ge=1, le=32, description="of last")
+    length: int = Field(default=1, ge=1, le=32 + SPARE, description="of last and time")
 
     @property
     def width(self) -> int:
         """float32 numbers that it takes."""
+        if self.kind == "time":
+            return 2 * self.length
         return 1 + self.length if self.kind == "last" else ACCUMULATOR_WIDTHS[self.kind]
 
 
@@ -157,7 +159,7 @@ class TableSettings(Section):
     accumulators: tuple[Accumulator, ...] = Field(
         default=(), description="of a statistics table; set by [[statistics]]"
     )
-    length: int = Field(default=0, ge=0, le=500, description="of a sequence table, items; set by the feature")
+    length: int = Field(default=0, ge=0, le=500 + SPARE, description="of a sequence table, items; set by the feature")
     learning_rate: float = Field(default=0.01, gt=0, description="of the vector")
     linear_learning_rate: float = Field(default=0.03, ge=0, description="of the linear weight; 0: it stays zero")
     initial_accumulator: float = Field(default=0.01, gt=0, description="of Adagrad")

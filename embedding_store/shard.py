@@ -5,7 +5,7 @@ A batch's ids come as occurrences: B examples of F fields, (example b, field f) 
 value, scores as it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,21 +209,25 @@ class Shard(RowSet):
     # Plans
 
     def set_plan(self, table: str, plan: TablePlan | None) -> None:
-        """Puts a dimension plan in force. Rows are read as it has them at once, and are re-encoded by and by.
+        """Puts one table's dimension plan in force; as :meth:`set_plans`."""
+        self.set_plans({table: plan})
+
+    def set_plans(self, plans: Mapping[str, TablePlan | None]) -> None:
+        """Puts plans in force, None for full width. Rows are read as they say at once, and re-encoded by and by.
 
         Raises:
             KeyError: If there is no such table.
-            ValueError: If the plan does not fit it.
+            ValueError: If a plan does not fit its table.
         """
-        settings = self.tables[self.number[table]]
-        faults = plan.faults(settings.dim) if plan else []
-        if faults:
-            raise ValueError(f"the plan of table {table!r}: " + "; ".join(faults))
+        for table, plan in plans.items():
+            faults = plan.faults(self.tables[self.number[table]].dim) if plan else []
+            if faults:
+                raise ValueError(f"the plan of table {table!r}: " + "; ".join(faults))
+        if not plans:
+            return
         self.carry_out()  # what an earlier plan dropped stays dropped
-        if plan is None:
-            self.layouts.plans.pop(table, None)
-        else:
-            self.layouts.plans[table] = plan
+        now = {**self.layouts.plans, **plans}
+        self.layouts.plans = {table: plan for table, plan in now.items() if plan is not None}
         self._layouts = self.layouts.arrays()
         self._stale = 0
 

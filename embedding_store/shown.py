@@ -46,7 +46,8 @@ def _value(accumulator: Accumulator, part: list[float]) -> Any:
     if accumulator.kind == "last":
         return part[1 : 1 + int(part[0])]
     if accumulator.kind == "time":
-        return int(part[0]) * _HALF + int(part[1]) or None
+        times = [int(high) * _HALF + int(low) for high, low in zip(part[::2], part[1::2], strict=True)]
+        return [time_ms for time_ms in times if time_ms]
     return sum(part[2:] if accumulator.window_ms else part)
 
 

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.admission import FilterArrays, drawn, sight
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Fields, TableArrays
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.slabs import RowArrays, allocate, release
@@ -36,7 +36,7 @@ class TouchArrays(NamedTuple):
     resume: NDArray[np.int64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _mark(rows: RowArrays, row: int, seq: int, touched: TouchArrays) -> None:
     if rows.headers[row].seq != seq:
         rows.headers[row].seq = seq
@@ -44,17 +44,17 @@ def _mark(rows: RowArrays, row: int, seq: int, touched: TouchArrays) -> None:
         touched.n_dirty[0] += 1
 
 
-@numba.njit(cache=True)
+@kernel()
 def _admits(filters: FilterArrays, tables: TableArrays, table: int, key: int, origin: np.uint64) -> bool:
     """Whether this sighting gives an id its row; counts it where sightings are counted."""
     if tables.chances[table] > 0:
-        return drawn(tables.seeds[table], key, origin, tables.chances[table])
+        return bool(drawn(tables.seeds[table], key, origin, tables.chances[table]))
     if tables.admit_after[table] <= 1:
         return True
     return bool(sight(filters, tables.seeds[table], key) >= tables.admit_after[table])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def touch(
     index: IndexArrays,
     rows: RowArrays,
@@ -157,7 +157,7 @@ def touch(
     return True
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def upsert(
     index: IndexArrays,
     rows: RowArrays,
@@ -212,7 +212,7 @@ def upsert(
     return ids.size
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def expired_rows(
     rows: RowArrays, tables: TableArrays, first: int, last: int, clock_ms: int, out: NDArray[np.int64]
 ) -> int:
@@ -238,7 +238,7 @@ def expired_rows(
     return n
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def reencode_stale(
     rows: RowArrays,
     layouts: LayoutArrays,

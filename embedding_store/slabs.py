@@ -7,11 +7,11 @@ is small enough for them, and at 64-bit ones from then on.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.arena import Arena
+from embedding_store.kernel import kernel
 
 HEADER = np.dtype(
     [
@@ -57,7 +57,7 @@ class RowArrays(NamedTuple):
     heads: NDArray[np.int64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def allocate(rows: RowArrays, width: int) -> int:
     """A strip of float32. The caller has reserved the memory."""
     at = rows.heads[width]
@@ -70,7 +70,7 @@ def allocate(rows: RowArrays, width: int) -> int:
     return int(at)
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def release(rows: RowArrays, at: int, width: int) -> None:
     """Gives a strip back."""
     following = rows.heads[width] + 1
@@ -92,12 +92,16 @@ class Rows:
         self._memory = Arena(np.float32, (), 1 << 14)
         self._heads = np.full(MAX_WIDTH + 2, -1, dtype=np.int64)
         self._heads[[0, FREE]] = 0
+        self._arrays = self._views()
+
+    def _views(self) -> RowArrays:
+        memory = self.memory
+        return RowArrays(self.headers, memory, memory.view(np.uint16), memory.view(np.int8), self._heads)
 
     @property
     def arrays(self) -> RowArrays:
         """What the kernels take. Valid until the next growth: do not keep it."""
-        memory = self.memory
-        return RowArrays(self.headers, memory, memory.view(np.uint16), memory.view(np.int8), self._heads)
+        return self._arrays
 
     @property
     def headers(self) -> NDArray[np.void]:
@@ -124,6 +128,8 @@ class Rows:
             self._headers = wide
         self._headers.reserve(rows)
         self._memory.reserve(end)
+        if self._arrays.headers is not self.headers or self._arrays.memory is not self.memory:
+            self._arrays = self._views()
 
     @property
     def header_bytes(self) -> int:

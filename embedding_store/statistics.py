@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from embedding_store import accumulators
 from embedding_store.lookup import Occurrences, plain_fields
 from embedding_store.shard import Shard
+from embedding_store.told import Told, leave_out
 
 
 class Statistics:
@@ -38,7 +39,11 @@ class Statistics:
         self.columns: list[list[int]] = [begins[a:b] for a, b in pairwise(starts)]
 
     def read(
-        self, ids: NDArray[np.int64], missing: NDArray[np.bool_], times_ms: NDArray[np.int64]
+        self,
+        ids: NDArray[np.int64],
+        missing: NDArray[np.bool_],
+        times_ms: NDArray[np.int64],
+        told: Told | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The accumulators of some ids as of some times. Changes nothing.
 
@@ -46,14 +51,18 @@ class Statistics:
             ids: int64[B, S].
             missing: bool[B, S]; such an id has no statistics.
             times_ms: int64[B], when it is asked.
+            told: What of each example's list came before and is left out.
 
         Returns:
             int64[B * S], the row of each id in each table, and float64[B, W]. Counts and sums, 0 for none. The latest
-            values, newest first, NaN for none. ms since the latest time, NaN for none.
+            values, newest first, NaN for none. ms since the latest times up to when it is asked, NaN for none.
         """
-        found = self._shard.lookup(one_each(ids, missing), self.fields)
+        batch = one_each(ids, missing)
+        found = self._shard.lookup(batch, self.fields)
         out = np.empty((times_ms.size, self._width), dtype=np.float64)
         accumulators.read(*self._shard.arrays, self._arrays, found, times_ms, out)
+        if told is not None:
+            leave_out(self._shard.arrays[0], self._arrays, found, batch.ids, times_ms, told, out)
         return found, out
 
     def update(

@@ -1,17 +1,31 @@
 """What lies in a row's strip: made for a new id, moved into another layout, given back."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.initial import initial_value
+from embedding_store.kernel import kernel
 from embedding_store.lookup import TableArrays
-from embedding_store.optimizers import COLD_SHARE, FIXED, GAUSSIAN, PER, PRIOR, STD, start_number, start_part
+from embedding_store.optimizers import (
+    ADAM,
+    BETA,
+    COLD_SHARE,
+    FIXED,
+    FTRL,
+    GAUSSIAN,
+    L1,
+    L2,
+    PER,
+    PRIOR,
+    STD,
+    start_number,
+    start_part,
+)
 from embedding_store.plan import LayoutArrays, layout_of
 from embedding_store.slabs import RowArrays, allocate, release
 
 
-@numba.njit(cache=True)
+@kernel()
 def make_cold_row(rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, table: int) -> None:
     """Sets a reader's cold row to what a new table has: zeros, and a share of Gaussian weights' prior variance."""
     layout = layout_of(layouts, table, 0)
@@ -28,7 +42,7 @@ def make_cold_row(rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, t
     header.last_seen = 0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def fill(
     rows: RowArrays,
     found: NDArray[np.int64],
@@ -47,7 +61,7 @@ def fill(
             memory[at + k] = words[i, k]
 
 
-@numba.njit(cache=True)
+@kernel()
 def make_row(
     rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, row: int, table: int, key: int, learning: bool
 ) -> None:
@@ -82,11 +96,45 @@ def make_row(
             start_part(rows.memory, at + lead, state, size, tables.optimizers[table], rates[1], knobs)
 
 
-@numba.njit(cache=True)
+@kernel()
+def _turn(
+    rows: RowArrays, layouts: LayoutArrays, turn: NDArray[np.float32], old_layout: int | np.int64, old: int,
+    old_state: int, layout: int, at: int, state: int, kind: int, rate: np.float32, knobs: NDArray[np.float64],
+    stateful: bool,
+) -> None:  # fmt: skip
+    """A vector in another frame; what its old layout does not keep counts as zero.
+
+    Of the optimizers' state, means turn as the numbers do, squares by the squares of the matrix, as if the numbers'
+    gradients were not correlated. FTRL's z is what gives the turned number.
+    """
+    memory, old_size, size = rows.memory, layouts.dims[old_layout], layouts.dims[layout]
+    for i in range(size):
+        k = layouts.kept[layout, i]
+        value = np.float32(0.0)
+        for n in range(old_size):
+            value += turn[k, layouts.kept[old_layout, n]] * memory[old + n]
+        memory[at + i] = value
+        for p in range(PER[kind] if stateful else 0):
+            mean = kind == ADAM and p == 0
+            total = np.float32(0.0)
+            for n in range(old_size):
+                share = turn[k, layouts.kept[old_layout, n]]
+                total += (share if mean else share * share) * memory[old_state + p * old_size + n]
+            memory[state + p * size + i] = total
+        if kind == FTRL and stateful:
+            pull = np.sign(value) * knobs[L1] if value != 0 else 0.0
+            root = np.sqrt(np.float64(memory[state + size + i]))
+            memory[state + i] = np.float32(-(value * ((knobs[BETA] + root) / np.float64(rate) + knobs[L2]) + pull))
+
+
+@kernel()
 def reencode(
     rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, row: int, layout: int, learning: bool
 ) -> None:
-    """Moves a row into another layout: kept numbers go along with their state, new ones begin as at birth."""
+    """Moves a row into another layout: kept numbers go along with their state, new ones begin as at birth.
+
+    In another frame all are made of the old ones.
+    """
     header = rows.headers[row]
     memory = rows.memory
     table = int(header.table)
@@ -106,7 +154,13 @@ def reencode(
     elif stateful:
         for i in range(FIXED[kind]):
             memory[state + i] = memory[old_state + i]
-    for i in range(size):
+    turned = layouts.frames[old_layout] != layouts.frames[layout]
+    if turned:
+        turn = layouts.turns[layouts.frames[old_layout], layouts.frames[layout]]
+        first = FIXED[kind] if stateful else 0
+        _turn(rows, layouts, turn, old_layout, old + lead, old_state + first, layout, at + lead, state + first, kind,
+              tables.rates[table, 1], tables.knobs[table], stateful and old_size > 0)  # fmt: skip
+    for i in range(0 if turned else size):
         k = layouts.kept[layout, i]
         place = layouts.places[old_layout, k]
         if place >= 0:
@@ -126,7 +180,7 @@ def reencode(
     header.layout = layout
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def forget(rows: RowArrays, layouts: LayoutArrays, removed: NDArray[np.int64]) -> int:
     """Gives back the strips of rows that left the index: int64[n], -1 where there was none.
 

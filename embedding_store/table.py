@@ -12,10 +12,10 @@ a cuckoo map provides it.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.prefetch import prefetch
 
 SEGMENT_SLOTS = 4096
@@ -54,7 +54,7 @@ class IndexArrays(NamedTuple):
     free: NDArray[np.int64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def mix(x: np.uint64) -> np.uint64:
     """A bijection of 64 bits (the finalizer of splitmix64)."""
     x ^= x >> np.uint64(30)
@@ -64,7 +64,7 @@ def mix(x: np.uint64) -> np.uint64:
     return x ^ (x >> np.uint64(31))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def home_of(index: IndexArrays, table: int, key: int) -> int:
     """The slot from which on an id lies, until the index grows."""
     h = mix(np.uint64(key) ^ index.salts[table])
@@ -72,7 +72,7 @@ def home_of(index: IndexArrays, table: int, key: int) -> int:
     return int(segment * SEGMENT_SLOTS + np.int64(h & np.uint64(SEGMENT_SLOTS - 1)))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def find_from(index: IndexArrays, home: int, table: int, key: int) -> int:
     """The row of an id whose home is known, or -1."""
     base, at = home & ~(SEGMENT_SLOTS - 1), home & (SEGMENT_SLOTS - 1)
@@ -85,36 +85,36 @@ def find_from(index: IndexArrays, home: int, table: int, key: int) -> int:
         at = (at + 1) & (SEGMENT_SLOTS - 1)
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def find(index: IndexArrays, table: int, key: int) -> int:
     """The row of an id, or -1."""
-    return find_from(index, home_of(index, table, key), table, key)
+    return int(find_from(index, home_of(index, table, key), table, key))
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def fetch(index: IndexArrays, table: int, key: int) -> int:
     """Has the slots where an id would lie brought into the cache, and waits for nothing. Gives the id's home."""
-    home = home_of(index, table, key)
+    home = int(home_of(index, table, key))
     prefetch(index.slots, home)
     prefetch(index.slots, home + _LINE_SLOTS)  # three of four probes that start in a line may end in the next
     return home
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _fetch_first(index: IndexArrays, table: int, ids: NDArray[np.int64], start: int, homes: NDArray[np.int64]) -> None:
     """Fetches the slots of the first ids from `start` on, and writes down their homes: int64[BLOCK], a ring."""
     for i in range(start, min(start + BLOCK, ids.size)):
         homes[i % BLOCK] = fetch(index, table, ids[i])
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def limit_of(segment: int, depth: int) -> int:
     """How many ids a segment takes before it splits; another number after each split."""
     h = mix(np.uint64(segment * 64 + depth))
     return _LOWEST_LIMIT + int(h % np.uint64(_LIMITS))
 
 
-@numba.njit(cache=True)
+@kernel(_nrt=True)
 def _split(index: IndexArrays, segment: int) -> bool:
     """Splits a segment in two; False if the directory or the segments must grow first."""
     depth = np.int64(index.depths[segment])
@@ -152,7 +152,7 @@ def _split(index: IndexArrays, segment: int) -> bool:
     return True
 
 
-@numba.njit(cache=True)
+@kernel()
 def insert(index: IndexArrays, table: int, key: int) -> int:
     """Gives an absent id a row and returns it; -1 if the arrays must grow first.
 
@@ -180,7 +180,7 @@ def insert(index: IndexArrays, table: int, key: int) -> int:
     return row
 
 
-@numba.njit(cache=True)
+@kernel()
 def remove(index: IndexArrays, table: int, key: int) -> int:
     """Takes an id out and returns the row that it had, now free; -1 if it was absent.
 
@@ -217,10 +217,11 @@ def remove(index: IndexArrays, table: int, key: int) -> int:
     return row
 
 
-@numba.njit(nogil=True, cache=True)
-def find_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-    """Rows of ids: int64[N] -> int64[N], -1 where absent."""
-    homes = np.empty(BLOCK, dtype=np.int64)
+@kernel()
+def find_many(
+    index: IndexArrays, table: int, ids: NDArray[np.int64], homes: NDArray[np.int64], rows: NDArray[np.int64]
+) -> None:
+    """Rows of ids: int64[N] -> int64[N], -1 where absent. `homes`: int64[BLOCK], scratch."""
     _fetch_first(index, table, ids, 0, homes)
     for i in range(ids.size):
         home = homes[i % BLOCK]
@@ -229,15 +230,15 @@ def find_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDAr
         rows[i] = find_from(index, home, table, ids[i])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def find_or_insert_many(
-    index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64], start: int
-) -> int:
+    index: IndexArrays, table: int, ids: NDArray[np.int64], homes: NDArray[np.int64], rows: NDArray[np.int64],
+    start: int,
+) -> int:  # fmt: skip
     """Rows of ids from the one at `start` on, absent ones inserted: int64[N] -> int64[N].
 
-    Gives the first that is not done because arrays must grow; N if all are.
+    `homes`: int64[BLOCK], scratch. Gives the first that is not done because arrays must grow; N if all are.
     """
-    homes = np.empty(BLOCK, dtype=np.int64)
     _fetch_first(index, table, ids, start, homes)
     moved_end = 0  # homes of ids before it were told before a split
     for i in range(start, ids.size):
@@ -258,18 +259,17 @@ def find_or_insert_many(
     return ids.size
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def remove_many(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
     """Takes ids out: int64[N] -> the rows that they had, int64[N], -1 where absent."""
-    homes = np.empty(BLOCK, dtype=np.int64)
-    _fetch_first(index, table, ids, 0, homes)
     for i in range(ids.size):
-        if i + BLOCK < ids.size:
-            fetch(index, table, ids[i + BLOCK])
+        if i % BLOCK == 0:
+            for ahead in range(i, min(i + BLOCK, ids.size)):
+                fetch(index, table, ids[ahead])
         rows[i] = remove(index, table, ids[i])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def list_rows(index: IndexArrays, table: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> int:
     """Fills in every id of a table and its row, in no order. Returns how many there are."""
     n = 0

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from trainer.errors import BadRecord
-from trainer.example import MISSING, kind_of
+from trainer.json_value import MISSING, kind_of
 
 AFTERWARDS = ("labels", "outcomes", "sampled", "correction")
 """Members of an item that only an example can have."""

@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from embedding_store.serving import Codec
 from embedding_store.settings import (
@@ -21,7 +21,10 @@ from embedding_store.settings import (
     TableSettings,
     least_budget,
 )
+from services.archive_settings import ArchiveSettings
+from services.secret_files import Environment, SecretFiles
 from trainer.definition import Definition, define
+from trainer.search.online import searched
 from trainer.settings import (
     EventsSettings,
     FeatureSettings,
@@ -126,6 +129,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
     joiner: JoinerSettings = JoinerSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     ranker: RankerSettings = RankerSettings()
     metrics: MetricsSettings = MetricsSettings()
     local: LocalSettings = LocalSettings()
@@ -139,6 +143,8 @@ class Settings(BaseSettings):
                 f"need half of {least} bytes, admission.memory among them"
             )
         Slices(self.trainer.slices, self.features)
+        if self.trainer.dimension_search != "off":
+            searched(self.definition().tables, self.trainer.search.tables)
         faults = list(_joiner_faults(self.joiner, self.tasks, self.outcomes))
         if faults:
             raise ValueError("\n".join(faults))
@@ -160,7 +166,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over what the file said (which arrives as init values)."""
-        return _Environment(settings_cls), _SecretFiles(settings_cls), init_settings
+        return Environment(settings_cls), SecretFiles(settings_cls), init_settings
 
 
 def _joiner_faults(
@@ -183,41 +189,6 @@ def _joiner_faults(
     names = [outcome.name for outcome in outcomes]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"outcomes: the name {name!r} is given twice"
-
-
-def _secrets(settings_cls: type[BaseSettings]) -> Iterable[tuple[str, str, str]]:
-    """Of each secret: its section, its key, and the environment variable that may name a file with it."""
-    for name, field in settings_cls.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            for key, inner in section.model_fields.items():
-                if SecretStr in (inner.annotation, *getattr(inner.annotation, "__args__", ())):
-                    yield name, key, f"DOLMEN_{name}__{key}_FILE".upper()
-
-
-class _Environment(EnvSettingsSource):
-    """The environment but for the names of secrets' files, which are no settings."""
-
-    def __call__(self) -> dict[str, Any]:
-        found = super().__call__()
-        for name, key, variable in _secrets(self.settings_cls):
-            if variable in os.environ and isinstance(found.get(name), dict):
-                found[name].pop(f"{key}_file", None)
-        return found
-
-
-class _SecretFiles(PydanticBaseSettingsSource):
-    """``DOLMEN_STORE__PASSWORD_FILE=/run/secrets/x`` sets the secret to the file's content, stripped."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, key, variable in _secrets(self.settings_cls):
-            if path := os.environ.get(variable):
-                found.setdefault(name, {})[key] = Path(path).read_text().strip()
-        return found
 
 
 def masked(url: str) -> str:

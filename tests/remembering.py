@@ -17,7 +17,7 @@ ACCUMULATORS = (
     Accumulator(kind="count", of="1"),
     Accumulator(kind="sum", of="x", half_life_ms=800),
     Accumulator(kind="last", of="x", length=2),
-    Accumulator(kind="time", of="1"),
+    Accumulator(kind="time", of="1", length=2),
 )
 SOME = (Accumulator(kind="window_sum", of="x", window_ms=1600), Accumulator(kind="count", of="x", half_life_ms=300))
 
@@ -70,8 +70,9 @@ def remembered(shard: Shard, keys: Sequence[int | None], now_ms: int) -> NDArray
     """All that statistics and the sequence say about some ids, and how sure the Gaussian weights are."""
     some, past = _remembering(shard)
     ids, missing = _keys(keys, 2)
-    _, numbers = some.read(ids, missing, np.full(len(keys), now_ms, dtype=np.int64))
-    items = past.read(ids[:, 0].copy(), missing[:, 0].copy())
+    times = np.full(len(keys), now_ms, dtype=np.int64)
+    _, numbers = some.read(ids, missing, times)
+    items = past.read(ids[:, 0].copy(), missing[:, 0].copy(), times)
     fields = fields_of([0])
     batch = occurrences([[key] for key in keys])
     moments, means, _ = shard.score_gaussian(shard.lookup(batch, fields), batch, fields, np.zeros((2, 2)), 1)

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from embedding_store.bootstrap import Schema, Snapshot
 from embedding_store.commit import Commit
@@ -15,6 +15,8 @@ from trainer.appended import Appended
 from trainer.errors import BadRecord
 from trainer.feed import Feed
 from trainer.learner import Learner
+from trainer.live_search import LiveSearch
+from trainer.message_source import MessageSource
 from trainer.metrics import TrainerMetrics
 from trainer.patience import Patience, Stopped
 from trainer.pending import Pending, Run
@@ -24,6 +26,7 @@ from trainer.settings import TrainerConfig
 from trainer.slices import Slices
 from trainer.source import Source
 from trainer.takeover import Takeover
+from trainer.validation import Quality
 from trainer.warmup import compile_kernels
 
 _log = logging.getLogger(__name__)
@@ -40,24 +43,37 @@ class Trainer:
         config: Its settings.
         stop: Ends the loop: what was learned is committed first.
         clock: Seconds, monotonic.
+        source: Of messages; default: the examples in Kafka.
     """
 
     def __init__(
-        self, config: TrainerConfig, stop: threading.Event, clock: Callable[[], float] = time.monotonic
+        self,
+        config: TrainerConfig,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+        source: MessageSource | None = None,
     ) -> None:
         self._config = config
         self._settings = config.trainer
         self._stop = stop
         self._clock = clock
         self._patience = Patience(stop, clock)
-        self._source = Source(config.events, config.trainer.start)
+        self._source = source or Source(config.events, config.trainer.start)
         self._feed = Feed(self._source, self._patience)
         self._owner = Owner(config.store, self._patience.for_store, config.trainer.memory_budget)
         self._slices = Slices(config.trainer.slices, config.definition.features, config.trainer.slice_values)
-        self._metrics = TrainerMetrics([task.name for task in config.definition.tasks], self._slices)
+        self._metrics = TrainerMetrics(
+            [task.name for task in config.definition.tasks], self._slices, config.trainer.quality_window
+        )
+        self._timed = self._metrics.timed
+
+    @property
+    def qualities(self) -> dict[str, Quality]:
+        """By task, the quality of all scores so far, each given before its example was learned from."""
+        return self._metrics.qualities
 
     def run(self) -> None:
-        """Restores, then learns until asked to stop.
+        """Restores, then learns until asked to stop, or until the source has ended.
 
         Raises:
             Fenced: If another trainer took the shard.
@@ -65,14 +81,11 @@ class Trainer:
             DefinitionConflict: If the stored tables cannot serve the configured ones.
             LogLost: If Kafka lost its log and `events.on_lost_log` is "stop".
         """
-        server = None
         try:
             compile_kernels(self._config.definition)
             while True:
                 self._restore()
-                if server is None:
-                    server, port = self._metrics.serve(self._config.metrics_host, self._config.metrics_port)
-                    _log.info("metrics on http://%s:%d/metrics", self._config.metrics_host, port)
+                self._metrics.serve(self._config.metrics_host, self._config.metrics_port)
                 try:
                     self._loop()
                     return
@@ -86,25 +99,23 @@ class Trainer:
             held = Snapshot(shard, self._owner.head, self._definition, positions, parts)
             raise StoreEmptied(f"{error}. {rescue(self._config.rescue, held)}") from error
         finally:
-            if server is not None:
-                server.shutdown()
+            self._metrics.close()
             self._owner.close()
             self._source.close()
 
     # Restoring
 
     def _restore(self) -> None:
-        configured = self._config.definition
         snapshot = self._owner.open(self._schema)
-        definition = reconcile(configured, snapshot.definition if snapshot else b"")
-        schema = Schema(definition.tables, definition.seed, definition.admission)
-        shard = snapshot.shard if snapshot else self._owner.fresh(schema)
+        definition = reconcile(self._config.definition, snapshot.definition if snapshot else b"")
+        shard = snapshot.shard if snapshot else self._owner.fresh(self._schema(b""))
         self._learner = Learner(definition, shard)
-        taken = snapshot.parts.get(TAKEOVERS, b"") if snapshot else b""
-        self._takeover = Takeover(self._owner, shard, taken, self._make_room)
+        parts = snapshot.parts if snapshot else {}
+        self._takeover = Takeover(self._owner, shard, parts.get(TAKEOVERS, b""), self._make_room)
+        self._search = LiveSearch(self._settings, self._learner, self._takeover, self._metrics)
         self._read_plans()
         self._definition = definition.to_json()
-        fresh = self._learner.load_parts(snapshot.parts if snapshot else {})
+        fresh = self._learner.load_parts(parts)
         changed = snapshot is None or snapshot.definition != self._definition
         if snapshot is not None:
             for line in describe_changes(snapshot.definition, definition) if changed else ():
@@ -145,6 +156,10 @@ class Trainer:
                 self._commit()
             if self._clock() - self._refreshed >= _REFRESH_S:
                 self._refresh()
+            if self._source.ended and self._pending.examples < self._settings.batch_size:
+                if self._source.learns_rest:
+                    self._learn_next(self._settings.batch_size, whole=False)
+                break
         if self._uncommitted:
             self._commit()
 
@@ -158,14 +173,6 @@ class Trainer:
             with self._timed("decode"):
                 self._pending.add(records)
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._metrics.stages.labels(stage).inc(self._clock() - start)
-
     def _learn_runs(self) -> None:
         """Whole batches first.
 
@@ -174,16 +181,11 @@ class Trainer:
         size = self._settings.batch_size
         backlog = self._pending.examples + self._left
         size = min(max(size, backlog // _BACKLOG_SHARE), self._settings.max_batch_size)
-        done = False
-        while not done and self._examples < self._settings.commit_examples:
-            run = self._pending.take(size)
-            if run is not None:
-                self._learn(run)
-            done = run is None or self._clock() >= self._due
+        while self._examples < self._settings.commit_examples and self._learn_next(size):
+            if self._clock() >= self._due:
+                break
         if self._clock() >= self._due:
-            run = self._pending.take(size, whole=False)
-            if run is not None:
-                self._learn(run)
+            self._learn_next(size, whole=False)
         if not len(self._pending) and not self._uncommitted:
             self._due = self._clock() + self._settings.commit_interval / 1000
 
@@ -193,15 +195,19 @@ class Trainer:
         An incomplete one only once its partition has been silent at its end for long enough.
         """
         size = self._settings.batch_size
-        while (run := self._pending.take(size)) is not None:
-            self._learn(run)
+        while self._learn_next(size):
             if self._clock() >= self._due:
                 return
         silent_s = self._clock() - self._silent_since
         if len(self._pending) and silent_s * 1000 >= self._settings.deterministic_idle and self._source.at_end():
-            run = self._pending.take(size, whole=False)
-            if run is not None:
-                self._learn(run)
+            self._learn_next(size, whole=False)
+
+    def _learn_next(self, size: int, whole: bool = True) -> bool:
+        """Learns from the next run; False if there is none."""
+        run = self._pending.take(size, whole)
+        if run is not None:
+            self._learn(run)
+        return run is not None
 
     def _learn(self, run: Run) -> None:
         self._takeover.at_message(run.messages[0].record.offset)
@@ -224,6 +230,7 @@ class Trainer:
             self._metrics.dead_letters.labels(message.record.topic, fault.reason).inc()
         self._positions.pass_over(run.messages)
         self._uncommitted = True
+        self._search.judge()
 
     # Committing
 
@@ -255,9 +262,7 @@ class Trainer:
         self._examples, self._uncommitted = 0, False
         now = self._clock()
         self._due = now + self._settings.commit_interval / 1000
-        self._metrics.commit_seconds.observe(now - start)
-        self._metrics.stages.labels("commit").inc(now - start)
-        self._metrics.commit_rows.observe(commit.row_count)
+        self._metrics.committed(now - start, commit.row_count)
 
     def _make_room(self) -> None:
         """Rows that changed can leave the memory once they are committed and folded."""
@@ -278,7 +283,7 @@ class Trainer:
             self._commit()
         lag = self._source.lag()
         self._left = sum(lag.values())
-        self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes)
+        self._metrics.refresh(self._learner.shard, lag, self._owner.unfolded_bytes, self._learner.search)
 
     def _read_plans(self) -> None:
         try:

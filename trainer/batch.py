@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.lookup import Occurrences
+from trainer.earlier import Earlier, Lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Batch:
         targets: float64[B, O], labels and outcomes that they take in; NaN where absent.
         offsets: float32[B, T], -log(rate) where a task's negatives were sampled at that rate, else 0. The log odds of
             the sample are so much higher than those of the stream, so the loss is that of logit + offset.
-        corrections: bool[B], late labels of an item that was seen before.
+        earlier: What came of the same lists in earlier messages.
         slices: int64[B, S], ids of the values by which quality is told apart; [0, 0] where nobody asked.
     """
 
@@ -41,7 +42,7 @@ class Batch:
     key_missing: NDArray[np.bool_]
     targets: NDArray[np.float64]
     offsets: NDArray[np.float32]
-    corrections: NDArray[np.bool_]
+    earlier: Earlier
     slices: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
 
     def __len__(self) -> int:
@@ -68,19 +69,29 @@ class Batch:
             self.key_missing[a:b],
             self.targets[a:b],
             self.offsets[a:b],
-            self.corrections[a:b],
+            self.earlier.part(a, b, first, last),
             self.slices[a:b],
         )
 
     def cuts(self, size: int) -> list["Batch"]:
-        """Runs of whole lists, each closed by the list that reaches `size` examples; the last may be smaller."""
+        """Runs of whole lists; the last may be smaller.
+
+        A run is closed by the list that reaches `size` examples, or before one that tells of a list in the run.
+        """
         parts, first, ends = [], 0, np.cumsum(self.sizes)
         while first < self.sizes.size:
             done = int(ends[first - 1]) if first else 0
-            last = min(int(np.searchsorted(ends, done + size)) + 1, self.sizes.size)
+            last = self._end(first, min(int(np.searchsorted(ends, done + size)) + 1, self.sizes.size))
             parts.append(self._part(done, int(ends[last - 1]), first, last))
             first = last
         return parts
+
+    def _end(self, first: int, last: int) -> int:
+        if not self.earlier.counts[first:last].any():
+            return last
+        lists = Lists()
+        pairs = zip(self.earlier.requests[first:last].tolist(), self.earlier.counts[first:last].tolist(), strict=True)
+        return next((first + n for n, (request, told) in enumerate(pairs) if lists.end_before(request, told > 0)), last)
 
     @staticmethod
     def join(parts: Sequence["Batch"]) -> "Batch":
@@ -105,6 +116,6 @@ class Batch:
             np.concatenate([part.key_missing for part in parts]),
             np.concatenate([part.targets for part in parts]),
             np.concatenate([part.offsets for part in parts]),
-            np.concatenate([part.corrections for part in parts]),
+            Earlier.join([part.earlier for part in parts]),
             np.concatenate([part.slices for part in parts]),
         )

@@ -4,16 +4,16 @@ The one place for it, in the embedder, which trainer and ranker share. What goes
 enters a visitor's past, crosses) does not see buckets.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_store.encodings.hashed import bucket_of, salt_of
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Occurrences
 from trainer.definition import Definition
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _hash(
     ids: NDArray[np.int64],
     offsets: NDArray[np.int64],

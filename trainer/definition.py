@@ -7,7 +7,7 @@ import orjson
 import xxhash
 
 from embedding_store import accumulators, sequences
-from embedding_store.settings import Accumulator, AdmissionSettings, Section, TableSettings
+from embedding_store.settings import SPARE, Accumulator, AdmissionSettings, Section, TableSettings
 from trainer.formula import Formula
 from trainer.settings import FeatureSettings, ModelSettings, TaskSettings
 from trainer.statistic_settings import StatisticSettings
@@ -272,5 +272,5 @@ def statistics_table(name: str, some: Sequence[Accumulator]) -> TableSettings:
 
 
 def _sequence_table(feature: FeatureSettings) -> TableSettings:
-    width = sequences.row_width(feature.items)
-    return TableSettings(name=feature.name, kind="sequence", length=feature.items, dim=width)
+    length = feature.items + SPARE
+    return TableSettings(name=feature.name, kind="sequence", length=length, dim=sequences.row_width(length))

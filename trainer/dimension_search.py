@@ -199,7 +199,7 @@ def _axes(
         of_slots, gradient, _ = contributions(network, take(data, lines[first : first + 1024]))
         flat = gradient.reshape(-1, data.dim)
         where = of_slots.reshape(-1)
-        for block in np.unique(where.numpy()).tolist():
+        for block in sorted(set(where.tolist())):
             some = flat[where == block]
             moments[block] += some.T @ some
     found = {}

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from embedding_store import gaussian
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Fields, Occurrences
 from embedding_store.sequences import Past
 from embedding_store.shard import Shard
@@ -147,7 +147,7 @@ def _over_tasks(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x[:, :, 0] if x.shape[2] == 1 else x.mean(2)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _append(
     offsets: NDArray[np.int64], ids: NDArray[np.int64], missing: NDArray[np.bool_], fields: int,
     counts: NDArray[np.int64], items: NDArray[np.int64],

@@ -1,27 +1,17 @@
 """The training example: the wire schema of ``dolmen.examples``, and examples as columns."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from trainer.errors import BadRecord
-
-
-class _Missing:
-    """Marks an absent value in a column; never equal to a value of JSON."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING: Final = _Missing()
+from trainer.json_value import MISSING, kind_of, must
+from trainer.told import check_told, request_number, told_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +43,23 @@ values, or a sequence of JSON values with :data:`MISSING` where absent."""
 
 
 @dataclass(frozen=True, slots=True)
+class ToldColumns:
+    """What the messages of L lists tell of earlier ones of the same lists.
+
+    Attributes:
+        requests: int64[L], a number for each list; 0 where the message does not say.
+        counts: int64[L], how many items each tells of.
+        places: int64[B], which of those E items each item is; -1 for none.
+        columns: Of the E items; None if there are none.
+    """
+
+    requests: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    places: NDArray[np.int64]
+    columns: "Columns | None"
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
     """L ranked lists with B items in all, as columns.
 
@@ -65,7 +72,7 @@ class Columns:
             when ranking.
         weights: float32[B].
         offsets: float32[B, T], -log(rate) where a task's negatives were sampled at that rate, else 0; None: nowhere.
-        corrections: bool[B], late labels of an item that was seen before; None: nowhere.
+        told: What came before of the same lists; None: nothing.
     """
 
     sizes: NDArray[np.int64]
@@ -74,7 +81,7 @@ class Columns:
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
     offsets: NDArray[np.float32] | None = None
-    corrections: NDArray[np.bool_] | None = None
+    told: ToldColumns | None = None
 
 
 def column_of(columns: Columns, source: str) -> Column:
@@ -114,28 +121,30 @@ def check_example(message: Any, tasks: Sequence[str], latest_ts: int | None = No
         raise BadRecord("schema", f"the message must be a JSON object, got {kind_of(message)}")
     ts = message.get("ts", MISSING)
     if type(ts) is not int or not 0 <= ts < 1 << 48:
-        raise BadRecord("schema", f"`ts` {_must(ts, 'be an integer, ms since the epoch')}")
+        raise BadRecord("schema", f"`ts` {must(ts, 'be an integer, ms since the epoch')}")
     if latest_ts is not None and ts > latest_ts:
         raise BadRecord("ahead", f"`ts` {ts} lies {ts - latest_ts} ms further past the record's own time than allowed")
     for name in ("user", "context"):
         part = message.get(name, MISSING)
         if type(part) is not dict and not (part is MISSING and name == "context"):
-            raise BadRecord("schema", f"`{name}` {_must(part, 'be an object')}")
+            raise BadRecord("schema", f"`{name}` {must(part, 'be an object')}")
     items = message.get("items", MISSING)
     if type(items) is not list or not items:
-        raise BadRecord("schema", f"`items` {_must(items, 'be a list of at least one item')}")
+        raise BadRecord("schema", f"`items` {must(items, 'be a list of at least one item')}")
+    told = check_told(message)
     for index, item in enumerate(items):
-        _check_item(item, index, tasks)
+        _check_item(item, index, tasks, told)
 
 
-def _check_item(item: Any, index: int, tasks: Sequence[str]) -> None:
+def _check_item(item: Any, index: int, tasks: Sequence[str], told: Set[str]) -> None:
+    """Checks one item; its labels may all have been told of before, and then only outcomes come with it."""
     if type(item) is not dict:
-        raise BadRecord("schema", f"`items[{index}]` {_must(item, 'be an object')}")
+        raise BadRecord("schema", f"`items[{index}]` {must(item, 'be an object')}")
     if "id" not in item:
         raise BadRecord("schema", f"`items[{index}].id` is missing")
     labels = item.get("labels", MISSING)
     if type(labels) is not dict:
-        raise BadRecord("schema", f"`items[{index}].labels` {_must(labels, 'be an object')}")
+        raise BadRecord("schema", f"`items[{index}].labels` {must(labels, 'be an object')}")
     known = False
     for task in tasks:
         label = labels.get(task, MISSING)
@@ -143,47 +152,28 @@ def _check_item(item: Any, index: int, tasks: Sequence[str]) -> None:
             continue
         known = True
         if not (isinstance(label, int | float) and 0 <= label <= 1):
-            raise BadRecord("schema", f"`items[{index}].labels.{task}` {_must(label, 'be a number from 0 to 1')}")
-    if not known:
+            raise BadRecord("schema", f"`items[{index}].labels.{task}` {must(label, 'be a number from 0 to 1')}")
+    if not known and str(item["id"]) not in told:
         raise BadRecord("schema", f"`items[{index}].labels` has none of the tasks: {', '.join(tasks)}")
     weight = item.get("weight", 1.0)
     if type(weight) not in (int, float) or not (weight >= 0 and math.isfinite(weight)):
-        raise BadRecord("schema", f"`items[{index}].weight` {_must(weight, 'be a number of at least 0')}")
+        raise BadRecord("schema", f"`items[{index}].weight` {must(weight, 'be a number of at least 0')}")
     correction = item.get("correction", False)
     if type(correction) is not bool:
-        raise BadRecord("schema", f"`items[{index}].correction` {_must(correction, 'be true or false')}")
+        raise BadRecord("schema", f"`items[{index}].correction` {must(correction, 'be true or false')}")
     if "sampled" in item:
         _check_sampled(item["sampled"], index, tasks)
 
 
 def _check_sampled(sampled: Any, index: int, tasks: Sequence[str]) -> None:
     if type(sampled) is not dict:
-        raise BadRecord("schema", f"`items[{index}].sampled` {_must(sampled, 'be an object')}")
+        raise BadRecord("schema", f"`items[{index}].sampled` {must(sampled, 'be an object')}")
     for task in tasks:
         rate = sampled.get(task, 1.0)
         if type(rate) not in (int, float) or not 0 < rate <= 1:
             raise BadRecord(
-                "schema", f"`items[{index}].sampled.{task}` {_must(rate, 'be a number above 0 and at most 1')}"
+                "schema", f"`items[{index}].sampled.{task}` {must(rate, 'be a number above 0 and at most 1')}"
             )
-
-
-def kind_of(value: object) -> str:
-    """What a JSON value is, in words for a message.
-
-    >>> kind_of(None), kind_of(1.5), kind_of("x")
-    ('null', 'the float 1.5', "the string 'x'")
-    """
-    if value is None:
-        return "null"
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    names = {bool: "the boolean", int: "the integer", float: "the float", str: "the string"}
-    text = repr(value)
-    return f"{names.get(type(value), 'the value')} {text if len(text) <= 60 else text[:57] + '…'}"
-
-
-def _must(value: object, demand: str) -> str:
-    return f"is missing; it must {demand}" if value is MISSING else f"must {demand}, got {kind_of(value)}"
 
 
 def examples_to_columns(messages: Sequence[Mapping[str, Any]], sources: Sequence[str], tasks: Sequence[str]) -> Columns:
@@ -198,7 +188,6 @@ def examples_to_columns(messages: Sequence[Mapping[str, Any]], sources: Sequence
     labels = np.empty((len(items), len(tasks)), dtype=np.float32)
     for t, task in enumerate(tasks):
         labels[:, t] = [item["labels"].get(task, math.nan) for item in items]
-    corrected = any("correction" in item for item in items)
     return Columns(
         sizes=np.array([len(message["items"]) for message in messages], dtype=np.int64),
         ts=np.array([message["ts"] for message in messages], dtype=np.int64),
@@ -206,8 +195,33 @@ def examples_to_columns(messages: Sequence[Mapping[str, Any]], sources: Sequence
         labels=labels,
         weights=np.array([item.get("weight", 1.0) for item in items], dtype=np.float32),
         offsets=_offsets(items, tasks),
-        corrections=np.array([item.get("correction", False) for item in items]) if corrected else None,
+        told=_told_columns(messages, items, sources),
     )
+
+
+def _told_columns(
+    messages: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]], sources: Sequence[str]
+) -> ToldColumns | None:
+    if not any("request_id" in message for message in messages) and not any("correction" in item for item in items):
+        return None
+    requests = np.array([request_number(message) for message in messages], dtype=np.int64)
+    told = [told_of(message) for message in messages]
+    places, at = [], 0
+    for message, some in zip(messages, told, strict=True):
+        known = {str(item["id"]): at + n for n, item in enumerate(some)}
+        own = message["items"]
+        places += [known.get(str(item["id"]), -1) for item in own] if known else [-1] * len(own)
+        at += len(some)
+    telling = [message for message, some in zip(messages, told, strict=True) if some]
+    counts = np.array([len(some) for some in told], dtype=np.int64)
+    columns = Columns(
+        sizes=counts[counts > 0],
+        ts=np.array([message["ts"] for message in telling], dtype=np.int64),
+        values=_collect(telling, [item for some in told for item in some], sources),
+        labels=np.empty((at, 0), dtype=np.float32),
+        weights=np.ones(at, dtype=np.float32),
+    )
+    return ToldColumns(requests, counts, np.array(places, dtype=np.int64), columns if telling else None)
 
 
 def _offsets(items: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> NDArray[np.float32] | None:

@@ -4,23 +4,25 @@ Stateless but for a cache of hashed strings. What a number's mean is, the learne
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Fields, Occurrences
 from trainer.batch import Batch
 from trainer.crosses import cross_ids
 from trainer.definition import Definition, Field, Key, sequence_keys
+from trainer.earlier import Earlier
 from trainer.example import Column, Columns, column_of
 from trainer.intake import sources_of
 from trainer.settings import FeatureSettings
-from trainer.values import Reader, bucketed
+from trainer.values import BadValue, Reader, bucketed
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _place(
     flat: NDArray[np.int64], flat_missing: NDArray[np.bool_], counts: NDArray[np.int64], field: int, fields: int,
     offsets: NDArray[np.int64], ids: NDArray[np.int64], missing: NDArray[np.bool_],
@@ -119,8 +121,19 @@ class Featurizer:
             *self._keys(single, total),
             self._targets(columns, total),
             np.zeros_like(columns.labels) if columns.offsets is None else columns.offsets,
-            np.zeros(total, dtype=np.bool_) if columns.corrections is None else columns.corrections,
+            self._earlier(columns, total),
         )
+
+    def _earlier(self, columns: Columns, total: int) -> Earlier:
+        told = columns.told
+        if told is None or told.columns is None:
+            nothing = Earlier.nothing(columns.sizes.size, total, len(self.keys), len(self.targets))
+            return nothing if told is None else replace(nothing, requests=told.requests)
+        try:
+            items = self.featurize(told.columns)
+        except BadValue as error:
+            raise BadValue(error.place, f"told.{error.source.removeprefix('item.')}", error.what) from None
+        return Earlier(told.requests, told.counts, told.places, items.keys, items.key_missing, items.targets)
 
     def _keys(
         self, single: dict[str, tuple[NDArray[np.int64], NDArray[np.bool_]]], total: int

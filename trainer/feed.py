@@ -4,10 +4,10 @@ from typing import Any
 
 from embedding_store.errors import LineageBroken
 from trainer.errors import EventsUnavailable
+from trainer.message_source import MessageSource
 from trainer.patience import Patience
 from trainer.positions import Positions, parse_positions
 from trainer.reader import Record
-from trainer.source import Source
 
 
 class Feed:
@@ -18,7 +18,7 @@ class Feed:
         patience: Waits.
     """
 
-    def __init__(self, source: Source, patience: Patience) -> None:
+    def __init__(self, source: MessageSource, patience: Patience) -> None:
         self._source = source
         self._patience = patience
         self._losses = 0

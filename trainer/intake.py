@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
+from trainer.earlier import Earlier
 from trainer.statistic_settings import StatisticSettings
 
 _OPERATORS = ("=", "!=", "<", "<=", ">", ">=")
@@ -23,7 +24,7 @@ class _Rules(NamedTuple):
     """I inputs for the kernel.
 
     Attributes:
-        targets: int64[I], which target it is made of; -1 for the sighting itself, which a correction is not.
+        targets: int64[I], which target it is made of; -1 for the sighting itself.
         units: float64[I].
         logs: bool[I].
         caps: float64[I].
@@ -43,7 +44,7 @@ class _Rules(NamedTuple):
     against: NDArray[np.float64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _holds(operator: int, x: float, y: float) -> bool:
     """False where x is not known."""
     if np.isnan(x):
@@ -55,15 +56,11 @@ def _holds(operator: int, x: float, y: float) -> bool:
     return bool(x > y or (x == y and operator == 5))
 
 
-@numba.njit(nogil=True, cache=True)
-def _take(
-    rules: _Rules, targets: NDArray[np.float64], corrections: NDArray[np.bool_], out: NDArray[np.float64]
-) -> None:
+@kernel()
+def _take(rules: _Rules, targets: NDArray[np.float64], out: NDArray[np.float64]) -> None:
     for b in range(targets.shape[0]):
         for i in range(rules.units.size):
             x = 1.0 if rules.targets[i] < 0 else targets[b, rules.targets[i]]
-            if corrections[b] and rules.targets[i] < 0 and rules.starts[i] == rules.starts[i + 1]:
-                x = np.nan
             x /= rules.units[i]
             if rules.logs[i]:
                 x = np.copysign(np.log1p(np.abs(x)), x)
@@ -101,17 +98,28 @@ class Intake:
             np.array([number for _, _, number in conditions], dtype=np.float64),
         )
 
-    def inputs(self, targets: NDArray[np.float64], corrections: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """float64[B, O] and bool[B] -> float64[B, I], NaN where an input has no value.
-
-        A correction tells late of an item that was seen before. So its labels and outcomes come in as those of any
-        other example, but what takes in every sighting leaves it out. The earlier label stays in: a rate then has both.
+    def inputs(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """float64[B, O] -> float64[B, I], NaN where an input has no value.
 
         >>> skip = StatisticSettings(name="s", by=("u",), kind="mean", of="outcomes.ms", where="labels.ok = 0", unit=10)
         >>> targets = np.array([[0.0, 50.0], [1.0, 70.0]])
-        >>> Intake([skip], ["item.labels.ok", "item.outcomes.ms"]).inputs(targets, np.zeros(2, bool)).tolist()
+        >>> Intake([skip], ["item.labels.ok", "item.outcomes.ms"]).inputs(targets).tolist()
         [[5.0], [nan]]
         """
         out = np.empty((targets.shape[0], len(self.names)), dtype=np.float64)
-        _take(self._rules, targets, corrections, out)
+        _take(self._rules, targets, out)
+        return out
+
+    def new_inputs(self, targets: NDArray[np.float64], earlier: Earlier) -> NDArray[np.float64]:
+        """The inputs of B examples that are not in already: float64[B, O] -> float64[B, I].
+
+        An item that comes again (other labels of a list, or a correction) brings what it now has together with what
+        came before, but for what was the same before: the sighting itself, and a label that an earlier message had. A
+        label that a correction changed is new, and the one before it stays in: a rate then has both.
+        """
+        out = self.inputs(earlier.merged(targets))
+        again = earlier.places >= 0
+        if again.any():
+            before = self.inputs(earlier.targets)[earlier.places[again]]
+            out[again] = np.where(out[again] == before, np.nan, out[again])
         return out

@@ -1,13 +1,15 @@
 """Score, then learn: one batch at a time.
 
-Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam.
+Embedding rows take the gradient of the loss summed over the batch; the dense weights take its mean, by Adam. Where few
+examples come, that of as many as a batch should have: batches are cut by time then, and were each to count the same,
+eager positives, which come one by one, would outweigh the zeros that come as whole lists.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedding_store.kernel import kernel
 from embedding_store.shard import Shard
 from trainer import moments
 from trainer.batch import Batch
@@ -17,15 +19,17 @@ from trainer.errors import BadRecord
 from trainer.models.model import Backward
 from trainer.models.regularisation import batch_aware
 from trainer.scorer import Scorer, sigmoid
+from trainer.search.online import OnlineSearch
 
 _BETA1, _REST1 = np.float32(0.9), np.float32(0.1)
 _BETA2, _REST2 = np.float32(0.999), np.float32(0.001)
 _EPSILON, _ZERO = np.float32(1e-8), np.float32(0.0)
 _LARGEST = 1e12  # gradients: single precision squares and sums them without overflow
+_FULL = 64  # examples: a smaller batch moves the dense weights by as much less
 _BIAS_RATE = 20.0  # the biases' learning rate, as a multiple: they must reach the base rate within the first thousands
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def adam(
     weights: NDArray[np.float32],
     gradients: NDArray[np.float32],
@@ -74,9 +78,11 @@ class Learner:
 
     Attributes:
         scorer: The prediction; what it scores is what was learned so far.
+        search: Looks on; None for none.
     """
 
     def __init__(self, definition: Definition, shard: Shard) -> None:
+        self.search: OnlineSearch | None = None
         self.scorer = Scorer(definition, shard)
         self.shard = shard
         size = self.scorer.weights.size
@@ -151,7 +157,7 @@ class Learner:
             self._first,
             self._second,
             self._rates,
-            np.float32(1.0 / examples),
+            np.float32(1.0 / max(examples, _FULL)),
             np.float32(1.0 / (1.0 - 0.9**self._step)),
             np.float32(1.0 / (1.0 - 0.999**self._step)),
         )
@@ -159,7 +165,12 @@ class Learner:
     def _learn_rows(self, batch: Batch, embedded: Embedded, gradients: NDArray[np.float32] | None) -> None:
         featurizer, bias = self.scorer.featurizer, self.scorer.embedder.bias
         fields, occurrences, rows = featurizer.of_store, embedded.occurrences, embedded.rows
+        search = self.search
+        if search is not None and gradients is not None:
+            search.observe(occurrences, rows, fields, embedded.pooled, gradients)
         updated = self.shard.sight(occurrences, rows, fields, batch.times_ms, batch.origins)
+        if search is not None and gradients is not None:
+            search.count(updated)
         if bias is not None:
             self.shard.learn_gaussian(
                 occurrences, rows, updated, fields, batch.labels, batch.weights, batch.offsets, bias,
@@ -175,7 +186,9 @@ class Learner:
 
     def parts(self) -> dict[str, bytes]:
         """What a commit carries besides rows."""
+        searched = {} if self.search is None else self.search.parts()
         return {
+            **searched,
             "dense": self.scorer.dense_part(self._first, self._second),
             "numbers": self.scorer.numbers_part(),
             "step": self._step.to_bytes(8, "little"),
@@ -191,4 +204,6 @@ class Learner:
         if "numbers" in parts:
             self.scorer.load_numbers(parts["numbers"])
         self._step = int.from_bytes(parts.get("step", b""), "little")
+        if self.search is not None:
+            self.search.load(parts)
         return fresh

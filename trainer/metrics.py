@@ -1,7 +1,10 @@
 """What the trainer tells Prometheus."""
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from wsgiref.simple_server import WSGIServer
 
 import numpy as np
@@ -13,10 +16,12 @@ from prometheus_client.registry import Collector
 from embedding_store.bounded_shard import BoundedShard
 from embedding_store.shard import Shard
 from trainer.health import Health
+from trainer.search.metrics import SearchMetrics
+from trainer.search.online import OnlineSearch
 from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
-WINDOW = 10_000
+_log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ROWS = (1, 10, 100, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
@@ -27,15 +32,18 @@ class TrainerMetrics:
     Args:
         tasks: Names of the tasks.
         slices: By whose values quality is told apart.
+        window: Examples of the windowed metrics.
     """
 
-    def __init__(self, tasks: Sequence[str], slices: Slices | None = None) -> None:
+    def __init__(self, tasks: Sequence[str], slices: Slices | None = None, window: int = 10_000) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
         self._tasks = tuple(tasks)
+        self._server: WSGIServer | None = None
         slices = slices or Slices()
-        self.progress = [Progress(WINDOW, len(slices.names)) for _ in tasks]
+        self.progress = [Progress(window, len(slices.names)) for _ in tasks]
         self._told = -1
+        self._search: SearchMetrics | None = None
         self._examples = Counter("dolmen_examples", "Examples learned from.", ["task"], registry=r)
         labels = ["task", "window"]
         self._auc = Gauge("dolmen_online_auc", "AUC of scores given before learning.", labels, registry=r)
@@ -48,8 +56,8 @@ class TrainerMetrics:
         self.dead_letters = Counter(
             "dolmen_dead_letters", "Messages not learned from.", ["topic", "reason"], registry=r
         )
-        self.commit_seconds = Histogram("dolmen_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=r)
-        self.commit_rows = Histogram("dolmen_commit_rows", "Rows of a commit.", buckets=_ROWS, registry=r)
+        self._commit_seconds = Histogram("dolmen_commit_seconds", "Time of a commit.", buckets=_SECONDS, registry=r)
+        self._commit_rows = Histogram("dolmen_commit_rows", "Rows of a commit.", buckets=_ROWS, registry=r)
         self._unfolded = Gauge("dolmen_log_unfolded_bytes", "Commits that are not in the rows yet.", registry=r)
         self._memory = Gauge("dolmen_trainer_bytes", "Memory of rows, index and filters.", registry=r)
         self._rows = Gauge("dolmen_store_rows", "Rows held.", ["table"], registry=r)
@@ -65,6 +73,33 @@ class TrainerMetrics:
         for task in tasks:
             self._examples.labels(task)
 
+    @property
+    def search(self) -> SearchMetrics:
+        """Those of the live search; made when they are first asked for."""
+        if self._search is None:
+            self._search = SearchMetrics(self.registry, self.progress[0])
+        return self._search
+
+    @property
+    def qualities(self) -> dict[str, Quality]:
+        """By task, the quality of all scores so far."""
+        return {task: progress.total() for task, progress in zip(self._tasks, self.progress, strict=True)}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Counts the time that a stage of the loop takes."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages.labels(stage).inc(time.monotonic() - start)
+
+    def committed(self, seconds: float, rows: int) -> None:
+        """Counts a commit."""
+        self._commit_seconds.observe(seconds)
+        self._commit_rows.observe(rows)
+        self.stages.labels("commit").inc(seconds)
+
     def learned(self, labels: NDArray[np.float32], scores: NDArray[np.float64], ids: NDArray[np.int64]) -> None:
         """Counts a batch: labels float32[B, T], NaN where absent, scores float64[B, T], ids of slices int64[B, S]."""
         self._batch.observe(labels.shape[0])
@@ -72,7 +107,13 @@ class TrainerMetrics:
             self.progress[t].add(labels[:, t], scores[:, t], ids)
             self._examples.labels(task).inc(int((~np.isnan(labels[:, t])).sum()))
 
-    def refresh(self, shard: Shard, lag: Mapping[tuple[str, int], int], unfolded_bytes: int) -> None:
+    def refresh(
+        self,
+        shard: Shard,
+        lag: Mapping[tuple[str, int], int],
+        unfolded_bytes: int,
+        search: OnlineSearch | None = None,
+    ) -> None:
         """Sets the gauges."""
         self._refresh_quality()
         for (topic, partition), left in lag.items():
@@ -83,6 +124,8 @@ class TrainerMetrics:
             rows = int(shard.counts[t])
             self._rows.labels(table.name).set(rows)
             self._bytes.labels(table.name).set(shard.stored_bytes(t))
+        if search is not None:
+            self.search.refresh(search, shard)
         self._ids.shard = shard
 
     def _refresh_quality(self) -> None:
@@ -92,7 +135,7 @@ class TrainerMetrics:
         self._told = told
         for task, progress in zip(self._tasks, self.progress, strict=True):
             self._set_quality(task, "all", progress.total())
-            self._set_quality(task, str(WINDOW), progress.recent())
+            self._set_quality(task, str(progress.window), progress.recent())
         self._health.refresh(self.progress)
 
     def _set_quality(self, task: str, window: str, quality: Quality) -> None:
@@ -105,10 +148,18 @@ class TrainerMetrics:
             if not math.isnan(value):
                 gauge.labels(task, window).set(value)
 
-    def serve(self, host: str, port: int) -> tuple[WSGIServer, int]:
-        """Opens ``/metrics``; returns the server and its port."""
-        server, _ = start_http_server(port, host, self.registry)
-        return server, server.server_port
+    def serve(self, host: str, port: int) -> None:
+        """Opens ``/metrics``, unless it is open."""
+        if self._server is None:
+            self._server, _ = start_http_server(port, host, self.registry)
+            _log.info("metrics on http://%s:%d/metrics", host, self._server.server_port)
+
+    def close(self) -> None:
+        """Closes ``/metrics``."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
 
 _COUNTED = (

@@ -1,13 +1,14 @@
 """Running mean and variance of each number, and numbers standardised by them."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from embedding_store.kernel import kernel
 
 _CLIP = 8.0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def standardise(numbers: NDArray[np.float64], moments: NDArray[np.float64], out: NDArray[np.float32]) -> None:
     """Numbers less their mean, by their standard deviation, at most 8 of them; 0 where missing.
 
@@ -26,7 +27,7 @@ def standardise(numbers: NDArray[np.float64], moments: NDArray[np.float64], out:
             out[b, m] = 0.0 if count < 2 or np.isnan(x) else min(max(x, -_CLIP), _CLIP)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def observe(numbers: NDArray[np.float64], moments: NDArray[np.float64]) -> None:
     """Adds a batch to the moments.
 

@@ -1,7 +1,8 @@
 """Messages that were read but not learned yet, and how they are cut into batches.
 
 A run is a row of whole messages from the oldest on; it is closed by the message that brings it to the wanted number
-of examples, so where it ends depends on the messages alone, never on when or how they arrived.
+of examples, or before one that tells of a list in the run. So where it ends depends on the messages alone, never on
+when or how they arrived.
 """
 
 from collections import deque
@@ -14,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from trainer.batch import Batch
+from trainer.earlier import Lists
 from trainer.errors import BadRecord
 from trainer.example import examples_to_columns, parse_example
 from trainer.features import Featurizer
@@ -30,11 +32,15 @@ class Message:
         record: As read.
         examples: How many it holds; 0 if it is faulty.
         fault: Why it cannot be learned from.
+        request: Of which list it is; 0 if it does not say.
+        tells: Whether it tells of earlier messages of the list.
     """
 
     record: Record
     examples: int
     fault: BadRecord | None = None
+    request: int = 0
+    tells: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,14 @@ class Pending:
             except BadRecord as error:
                 parsed.append(error)
         batch = self._featurize(parsed, _origins(records))
+        sound = 0
         for record, message in zip(records, parsed, strict=True):
-            if isinstance(message, BadRecord):
-                self._messages.append(Message(record, 0, message))
-            else:
-                self._messages.append(Message(record, len(message["items"])))  # type: ignore[arg-type]  # a checked list
+            if isinstance(message, BadRecord) or batch is None:
+                self._messages.append(Message(record, 0, message if isinstance(message, BadRecord) else None))
+                continue
+            size, told = int(batch.sizes[sound]), bool(batch.earlier.counts[sound])
+            self._messages.append(Message(record, size, None, int(batch.earlier.requests[sound]), told))
+            sound += 1
         if batch is not None:
             self._batches.append(batch)
             self.examples += len(batch)
@@ -102,8 +111,9 @@ class Pending:
             try:
                 parts.append(self._featurize_all([parsed[i]], origins[[i]]))
             except BadValue as error:
-                item = error.source.startswith("item.")
-                source = f"items[{error.place}].{error.source.removeprefix('item.')}" if item else error.source
+                part, _, path = error.source.partition(".")
+                lists = {"item": "items", "told": "told"}
+                source = f"{lists[part]}[{error.place}].{path}" if part in lists else error.source
                 parsed[i] = BadRecord("value", f"`{source}`: {error.what}")
         return Batch.join(parts) if parts else None
 
@@ -125,7 +135,10 @@ class Pending:
             return None
         messages: list[Message] = []
         found = lists = 0
+        own = Lists()
         while self._messages and found < examples:
+            if own.end_before(self._messages[0].request, self._messages[0].tells):
+                break
             message = self._messages.popleft()
             messages.append(message)
             found += message.examples

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from embedding_store.accumulators import row_width
 from embedding_store.bootstrap import stored_schema
 from embedding_store.errors import DefinitionConflict
-from embedding_store.settings import WIDEST_ROW, TableSettings
+from embedding_store.settings import SPARE, WIDEST_ROW, TableSettings
 from trainer.definition import Definition
 
 _GATHERED_BY = ("by", "kind", "of", "where", "unit", "log", "most", "half_life", "window", "length")
@@ -61,7 +61,7 @@ def _faults(stored: TableSettings, wanted: TableSettings) -> list[str]:
     if wanted.kind == "sequence":
         shorter = wanted.length < stored.length
         key = f"features.{wanted.name}.length"
-        return [_conflict(key, wanted.name, stored.length, wanted.length)] if shorter else []
+        return [_conflict(key, wanted.name, stored.length - SPARE, wanted.length - SPARE)] if shorter else []
     if wanted.kind == "statistics":
         key = f"statistics by {wanted.name.removeprefix('by.')}"
         return [_conflict(key, wanted.name, stored.dim, wanted.dim)] if wanted.dim > WIDEST_ROW else []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from embedding_store.settings import Duration, OptionalByteSize, Section, StoreSettings
+from trainer.search.settings import OnlineSearchSettings
 
 if TYPE_CHECKING:
     from trainer.definition import Definition
@@ -180,8 +181,15 @@ class TrainerSettings(Section):
     memory_budget: OptionalByteSize = Field(
         default=None, description="of rows, their index and filters, or none; what is colder is in Redis only"
     )
+    dimension_search: Literal["off", "propose", "auto"] = Field(
+        default="off", description="on the live stream; auto: plans are taken over, propose: only told"
+    )
+    search: OnlineSearchSettings = OnlineSearchSettings()
     slices: tuple[str, ...] = Field(
         default=(), max_length=8, description="features or sources by whose values the quality is told apart"
+    )
+    quality_window: int = Field(
+        default=10_000, ge=100, le=1_000_000, description="examples, the last ones, of the live windowed metrics"
     )
     slice_values: int = Field(default=20, ge=1, le=1000, description="of a slice, the most frequent; the rest: other")
 

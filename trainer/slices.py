@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from embedding_store.errors import BadId
 from embedding_store.ids import feature_id, render_id
-from trainer.example import MISSING, Coded, Column, Columns, column_of
+from trainer.example import Coded, Column, Columns, column_of
+from trainer.json_value import MISSING
 from trainer.settings import FeatureSettings
 from trainer.validation import UNNAMED
 

@@ -19,6 +19,8 @@ __all__ = ["Record", "Source", "TopicPosition", "kafka_options"]
 class Source:
     """Reads all partitions of the examples topic, committed records only. Not thread-safe.
 
+    It is what :class:`trainer.message_source.MessageSource` asks for.
+
     Positions are the caller's to keep: they come out of :meth:`positions` and go back into :meth:`open`. A topic's
     identity is its id. :meth:`check` makes sure that the positions still belong to it; what was handed out since the
     last check may stem from another topic of the same name, so check before a commit.
@@ -26,7 +28,14 @@ class Source:
     Args:
         settings: Where Kafka is, the topics' names, and what to do when the log was lost.
         start: Where a trainer without stored positions begins: earliest, latest or an RFC 3339 time.
+
+    Attributes:
+        ended: False: a topic has no end.
+        learns_rest: False: as it never ends, nothing is left at its end.
     """
+
+    ended = False
+    learns_rest = False
 
     def __init__(self, settings: EventsSettings, start: str) -> None:
         options = kafka_options(settings)

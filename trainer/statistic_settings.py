@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from embedding_store.settings import Accumulator, OptionalDuration, Section
+from embedding_store.settings import SPARE, Accumulator, OptionalDuration, Section
 from trainer.settings import NAME
 
 _LONGEST_NAME = 64  # of a table
@@ -88,9 +88,9 @@ class StatisticSettings(Section):
     def accumulators(self) -> tuple[Accumulator, ...]:
         """What it needs of its table's rows."""
         if self.kind == "last":
-            return (Accumulator(kind="last", of=self.takes, length=self.length),)
+            return (Accumulator(kind="last", of=self.takes, length=self.length + SPARE),)
         if self.kind == "since":
-            return (Accumulator(kind="time", of=self.takes),)
+            return (Accumulator(kind="time", of=self.takes, length=1 + SPARE),)
         kinds: list[Literal["sum", "count"]] = ["count"] if self.kind == "count" else ["sum", "count"]
         if self.window:
             return tuple(Accumulator(kind=f"window_{kind}", of=self.takes, window_ms=self.window) for kind in kinds)

@@ -1,20 +1,22 @@
 """What the store remembers of the stream, as inputs of the model: statistics, and the visitor's past.
 
-Read before a batch is scored, as of each example's own time; updated with the batch's labels and outcomes after it was
-learned from. So nothing of a list's own labels is ever in its inputs.
+Read before a batch is scored, as of each example's own time and without what earlier messages of its list brought;
+updated with the batch's labels and outcomes after it was learned from. So nothing of a list's own labels is ever in its
+inputs.
 """
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Fields, Occurrences, single
-from embedding_store.sequences import Past, Sequences
+from embedding_store.sequences import OwnItems, Past, Sequences
 from embedding_store.settings import Accumulator
 from embedding_store.shard import Shard
 from embedding_store.statistics import Statistics, one_each
+from embedding_store.told import Told
 from trainer.batch import Batch
 from trainer.crosses import cross_id
 from trainer.definition import Definition
@@ -77,7 +79,7 @@ class Reading(NamedTuple):
     placed: NDArray[np.int64]
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def _bucket(reading: Reading, q: int, value: float) -> int:
     """0 for no value, then 1 + how many edges it reaches."""
     if np.isnan(value):
@@ -88,7 +90,7 @@ def _bucket(reading: Reading, q: int, value: float) -> int:
     return bucket
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def derive(
     reading: Reading,
     raw: NDArray[np.float64],
@@ -96,6 +98,8 @@ def derive(
     key_missing: NDArray[np.bool_],
     offsets: NDArray[np.int64],
     fields: int,
+    derived: NDArray[np.int64],
+    absent: NDArray[np.bool_],
     numbers: NDArray[np.float64],
     ids: NDArray[np.int64],
     missing: NDArray[np.bool_],
@@ -109,14 +113,14 @@ def derive(
         key_missing: bool[B, S].
         offsets: int64[B * F + 1], occurrences of each (example, field).
         fields: F.
+        derived: int64[Q + C], scratch: the derived ids of one example.
+        absent: bool[Q + C], zero at first; scratch.
         numbers: float64[B, M], changed.
         ids: int64[N], changed.
         missing: bool[N], changed.
     """
     count = reading.kinds.size
     crosses = reading.cross_starts.size - 1
-    derived = np.empty(count + crosses, dtype=np.int64)
-    absent = np.zeros(count + crosses, dtype=np.bool_)
     for b in range(raw.shape[0]):
         for q in range(count):
             kind, first = reading.kinds[q], reading.first[q]
@@ -174,7 +178,7 @@ class Stream:
                     columns[shard.tables[number].name, accumulator] = column
         self._reading = _reading(definition, featurizer, columns)
         past = definition.sequence
-        self._sequences = Sequences(shard, shard.number[past.name]) if past is not None else None
+        self._sequences = Sequences(shard, shard.number[past.name], past.items) if past is not None else None
         self._of = None if past is None or past.of is None else featurizer.targets.index(f"item.labels.{past.of}")
 
     def lookups(self, batch: Batch) -> list[tuple[Occurrences, Fields]]:
@@ -194,28 +198,54 @@ class Stream:
         past = None
         if self._sequences is not None:
             visitor = self._featurizer.visitor
-            past = self._sequences.read(batch.keys[:, visitor].copy(), batch.key_missing[:, visitor].copy())
+            past = self._sequences.read(
+                batch.keys[:, visitor].copy(), batch.key_missing[:, visitor].copy(), batch.times_ms,
+                self._own_items(batch),
+            )  # fmt: skip
         if self._statistics is None:
             return Remembered(batch.occurrences, batch.numbers, past, None)
-        found, raw = self._statistics.read(batch.keys[:, self._by], batch.key_missing[:, self._by], batch.times_ms)
+        found, raw = self._statistics.read(
+            batch.keys[:, self._by], batch.key_missing[:, self._by], batch.times_ms, self._told(batch)
+        )
         ids, missing = batch.occurrences.ids.copy(), batch.occurrences.missing.copy()
         numbers = batch.numbers.copy()
+        derived = self._reading.kinds.size + self._reading.cross_starts.size - 1
         derive(
             self._reading, raw, batch.keys, batch.key_missing, batch.occurrences.offsets,
-            len(self._featurizer.fields), numbers, ids, missing,
+            len(self._featurizer.fields), np.empty(derived, dtype=np.int64), np.zeros(derived, dtype=np.bool_),
+            numbers, ids, missing,
         )  # fmt: skip
         return Remembered(Occurrences(ids, missing, batch.occurrences.offsets), numbers, past, found)
+
+    def _told(self, batch: Batch) -> Told | None:
+        """What earlier messages of the batch's lists brought to statistics."""
+        earlier = batch.earlier
+        if not len(earlier):
+            return None
+        return Told(
+            *earlier.spans(batch.sizes),
+            np.ascontiguousarray(earlier.keys[:, self._by]),
+            np.ascontiguousarray(earlier.key_missing[:, self._by]),
+            self._intake.inputs(earlier.targets),
+        )
+
+    def _own_items(self, batch: Batch) -> OwnItems | None:
+        """What earlier messages of the batch's lists brought to the visitors' pasts."""
+        earlier = batch.earlier
+        if not len(earlier):
+            return None
+        return OwnItems(*earlier.spans(batch.sizes), earlier.keys[:, self._featurizer.item].copy())
 
     def update(self, batch: Batch, remembered: Remembered) -> None:
         """Takes in what came of a batch; `remembered` as :meth:`read` gave it for this batch.
 
-        A correction is no sighting. Its labels and outcomes count as any other's, and by its label its item enters a
+        An item that comes again is no sighting. What is new of it counts as any other's, and by a new label it enters a
         sequence of labelled items; a sequence that every item enters has it already.
         """
         if self._statistics is not None and remembered.found is not None:
             self._statistics.update(
                 batch.keys[:, self._by], batch.key_missing[:, self._by], remembered.found, batch.times_ms,
-                batch.origins, self._intake.inputs(batch.targets, batch.corrections),
+                batch.origins, self._intake.new_inputs(batch.targets, batch.earlier),
             )  # fmt: skip
         if self._sequences is not None:
             visitor, item = self._featurizer.visitor, self._featurizer.item
@@ -225,7 +255,7 @@ class Stream:
                 outcomes = batch.targets[:, self._of].astype(np.float32)
                 entering &= outcomes >= _POSITIVE
             else:
-                entering &= ~batch.corrections
+                entering &= batch.earlier.places < 0
             if entering.any():
                 self._sequences.push(
                     batch.keys[entering, visitor], batch.key_missing[entering, visitor], batch.times_ms[entering],

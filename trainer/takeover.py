@@ -1,12 +1,13 @@
 """Dimension plans on their way into a running trainer."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import orjson
 
 from embedding_store.errors import StoreUnavailable
 from embedding_store.owner import Owner
+from embedding_store.plan import TablePlan
 from embedding_store.proposal import TAKEOVERS, Proposal, read_takeovers
 from embedding_store.shard import Shard
 
@@ -66,6 +67,10 @@ class Takeover:
         if self._waiting:
             self._take([p for p in self._waiting if p.from_offset is not None and offset >= p.from_offset])
 
+    def take(self, plans: Mapping[str, TablePlan]) -> None:
+        """Takes over what was found here."""
+        self._take([Proposal(table, plan) for table, plan in plans.items()])
+
     def confirm(self) -> None:
         """Takes away what was taken over at a commit and is committed.
 
@@ -83,11 +88,17 @@ class Takeover:
         return {TAKEOVERS: orjson.dumps(self._taken, option=orjson.OPT_SORT_KEYS)}
 
     def _take(self, due: list[Proposal]) -> None:
+        """Those of one table one after another, those of several tables together."""
         self._waiting = [p for p in self._waiting if p not in due]
-        for proposal in due:
-            if self._shard.layouts.plans.get(proposal.table) != proposal.plan:
+        while due:
+            first = {proposal.table: proposal for proposal in reversed(due)}
+            due = [proposal for proposal in due if proposal is not first[proposal.table]]
+            plans = self._shard.layouts.plans
+            news = {table: p.plan for table, p in first.items() if plans.get(table) != p.plan}
+            if news:
                 self._shard.carry_out(self._make_room)
-                self._shard.set_plan(proposal.table, proposal.plan)
-            if proposal.from_offset is not None:
-                self._taken[proposal.table] = proposal.from_offset
-            _log.info("table %r has a new dimension plan", proposal.table)
+                self._shard.set_plans(news)
+            for table, proposal in first.items():
+                if proposal.from_offset is not None:
+                    self._taken[table] = proposal.from_offset
+                _log.info("table %r has a new dimension plan", table)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from embedding_store.errors import BadId
 from embedding_store.ids import feature_id
 from trainer.errors import BadRecord
-from trainer.example import MISSING, Coded, Column, kind_of
+from trainer.example import Coded, Column
+from trainer.json_value import MISSING, kind_of
 from trainer.settings import FeatureSettings
 
 _CACHED_STRINGS = 1 << 20

@@ -1,11 +1,11 @@
 """The hashing trick: a fixed number of rows, which ids share by chance. The baseline for collisions."""
 
-import numba
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from embedding_store.encodings.id_rows import IdRows
+from embedding_store.kernel import kernel
 from embedding_store.plan import TablePlan
 from embedding_store.serving import Codec
 from embedding_store.settings import TableSettings
@@ -17,13 +17,13 @@ def salt_of(name: str, seed: int) -> int:
     return xxhash.xxh3_64_intdigest(f"{name}.buckets".encode(), seed)
 
 
-@numba.njit(inline="always", cache=True)
+@kernel(inline="always")
 def bucket_of(key: int, salt: np.uint64, buckets: int) -> int:
     """The bucket of an id, from 0 on."""
     return int(mix(np.uint64(key) ^ salt) % np.uint64(buckets))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _buckets(ids: NDArray[np.int64], salt: np.uint64, buckets: int, out: NDArray[np.int64]) -> None:
     for i in range(ids.size):
         out[i] = bucket_of(ids[i], salt, buckets)

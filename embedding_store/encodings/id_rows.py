@@ -1,6 +1,5 @@
 """Rows of an encoding, by id: the store's own strips, layouts and optimizers, without commits, expiry or cold rows."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +8,7 @@ from embedding_store.encodings.encoding import INDEX_BYTES, Counts
 from embedding_store.encodings.rounding import rounded
 from embedding_store.index import HashIndex
 from embedding_store.initial import initial_value
+from embedding_store.kernel import kernel
 from embedding_store.lookup import TableArrays
 from embedding_store.optimizers import STD, Summed
 from embedding_store.plan import LayoutArrays, Layouts, TablePlan, layout_of
@@ -22,7 +22,7 @@ _FEW_BLOCKS = 256
 _MOST_SEEN = np.iinfo(np.uint32).max
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _read(
     rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, ids: NDArray[np.int64], found: NDArray[np.int64],
     counts: NDArray[np.int64], out: NDArray[np.float32],
@@ -42,7 +42,7 @@ def _read(
             out[i, layouts.kept[written, n]] = rows.memory[at + n]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _settle(rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, some: NDArray[np.int64]) -> None:
     """Moves those of some rows whose count is another block's by now."""
     for i in range(some.size):
@@ -52,7 +52,7 @@ def _settle(rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, some: N
             reencode(rows, layouts, tables, some[i], layout, True)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _make(
     rows: RowArrays, layouts: LayoutArrays, tables: TableArrays, ids: NDArray[np.int64], made: NDArray[np.int64],
     counts: NDArray[np.int64],

@@ -22,8 +22,8 @@ def _named() -> None:
 
 
 COMMANDS = (
-    "up", "demo", "replay", "trainer", "joiner", "ranker", "evaluate", "explain", "search-dimensions", "store",
-    "config", "doctor",
+    "up", "demo", "replay", "trainer", "train", "joiner", "archive", "ranker", "evaluate", "experiment", "explain",
+    "search-dimensions", "store", "config", "doctor",
 )  # fmt: skip
 
 

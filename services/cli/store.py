@@ -79,6 +79,12 @@ def _print_stats(found: dict[str, Any]) -> None:
         console.print(
             f"admission filter: {sieve['bytes']:,} bytes, {sieve['fill']:.1%} in use, window {sieve['window']}"
         )
+    for name, one in found["proposed"].items():
+        widths, share = (
+            "/".join(str(len(k)) for k in one["plan"]["kept"]),
+            one["numbers"] / max(one["numbers_before"], 1),
+        )
+        console.print(f"the search would have {widths} numbers a vector in {name}, {share:.0%} of what there are")
     for topic, offsets in found["offsets"].items():
         console.print(f"{topic}: " + ", ".join(f"partition {p} at {o}" for p, o in offsets.items()))
 
@@ -197,6 +203,7 @@ def plan(
         ),
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Back to full width.")] = False,
+    proposed: Annotated[bool, typer.Option("--proposed", help="What the live search would have.")] = False,
     from_offset: Annotated[
         int | None, typer.Option(min=0, help="Offset of the first message that it holds for; default: the next commit.")
     ] = None,
@@ -208,10 +215,10 @@ def plan(
 
     from embedding_store.bootstrap import current_definition, stored_schema
     from embedding_store.plan import parse_plan
-    from embedding_store.proposal import Proposal, propose
+    from embedding_store.proposal import Proposal, propose, read_proposed
 
-    if (file is None) == (not none):
-        typer.echo("dolmen store plan: give either a file or --none", err=True)
+    if (file is not None) + none + proposed != 1:
+        typer.echo("dolmen store plan: give a file, --proposed or --none", err=True)
         raise typer.Exit(2)
     with _opened(config, data_dir) as log:
         definition = current_definition(log)
@@ -224,6 +231,9 @@ def plan(
                 value = value["tables"].get(table) or _fail(f"{file}: has no plan for table {table!r}")
         except orjson.JSONDecodeError as error:
             _fail(f"{file}: is not JSON: {error}")
+        if proposed:
+            found = read_proposed(log).get(table)
+            value = (found or _fail(f"nothing is proposed for table {table!r}; see `dolmen store stats`"))["plan"]
         wanted = Proposal(table, None if value is None else parse_plan(value, table, dims[table]), from_offset)
         try:
             propose(log, wanted)

@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
         """Start Redis, Kafka, joiner, trainer and ranker on this machine, and keep them running until Ctrl-C.
 
         Redis and Kafka are embedded servers unless `store.url` and `events.bootstrap_servers` are set.
+        Where `archive.path` is set, the archiver is started, too.
         """
         from services.local.errors import Interrupted, LocalError
         from services.local.signals import on_stop_signals

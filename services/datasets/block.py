@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.datasets.errors import DatasetError
-from trainer.example import MISSING, Coded, Column, Columns
+from trainer.example import Coded, Column, Columns
+from trainer.json_value import MISSING
 
 Values = NDArray[np.int64] | NDArray[np.float64] | Coded
 """Values of one source: integers (none absent), numbers (NaN where absent), or coded values."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from services.datasets.block import Block, Values, coded
 from services.datasets.dataset import Licence
 from services.datasets.parquet import gather, integers, labels, read_table, rows_of, values
-from trainer.example import MISSING, Coded
+from trainer.example import Coded
+from trainer.json_value import MISSING
 
 TITLE = "KuaiRand-Pure, short-video impressions"
 LICENCE = Licence(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from services.datasets.block import Values, coded
 from services.datasets.errors import DatasetError
-from trainer.example import MISSING, Coded
+from trainer.example import Coded
+from trainer.json_value import MISSING
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pa.Table:

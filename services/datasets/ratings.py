@@ -13,7 +13,8 @@ from services.datasets.block import Block, Values, coded
 from services.datasets.dataset import Licence
 from services.datasets.errors import DatasetError
 from services.datasets.parquet import gather, integers, read_table, rows_of, values
-from trainer.example import MISSING, Coded
+from trainer.example import Coded
+from trainer.json_value import MISSING
 
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _MOVIES = ("item_id", "title", "genres")

@@ -27,8 +27,9 @@ class Entry:
         due: When the next thing happens to it: once the closing watermark has passed this.
         first_action: The lowest offset of an action that it was made of; NO_OFFSET if there is none.
         value: The impression's message; empty while it has not come.
-        marks: By item: ``{"tasks": {name: ts}, "outcomes": {name: [ts, value]}}``. Of a request that awaits its
-            impression: ``{"": [[offset, ts, item, action, value, closing watermark], …]}``.
+        marks: By item: ``{"tasks": {name: ts}, "outcomes": {name: [ts, value]}, "left": {outcome: value}}``, the last
+            being what left with an action, ahead of its list. Of a request that awaits its impression:
+            ``{"": [[offset, ts, item, action, value, closing watermark], …]}``.
         placed: The due time under which it was last put; not part of the bytes.
         on_disk: Whether it came from the disk; not part of the bytes.
     """

@@ -252,9 +252,7 @@ class Join:
         entry.due = max(entry.due, due)
         self._pending.put(request, entry)
 
-    def _apply(
-        self, entry: Entry, rules: Rules, offset: int, ts: int, item: str, action: str, value: float
-    ) -> bool:  # fmt: skip
+    def _apply(self, entry: Entry, rules: Rules, offset: int, ts: int, item: str, action: str, value: float) -> bool:
         """Lets an action change what is known of an impression; returns whether it did."""
         use = rules.uses.get(action)
         if use is None:
@@ -275,6 +273,8 @@ class Join:
             entry.first_action = offset
         if not self._reading_again:
             self._tell(entry, rules, use, ts, item, value, new, changed)
+        if rules.eager and new and use.outcomes:
+            entry.marks[item].setdefault("left", {}).update({outcome.name: value for outcome in use.outcomes})
         return changed
 
     def _tell(
@@ -286,11 +286,11 @@ class Join:
         brought = [(outcome, value) for outcome in use.outcomes]
         self._tally.late += late
         if late and new and self._record.closed <= end + rules.late_ms:
-            self.out.append(positive_example(entry, item, new, brought, ts, rules.correction_weight))
+            self.out.append(positive_example(entry, rules, item, new, brought, ts, rules.correction_weight))
         elif late:
             self._drop("late_action")
         elif rules.eager and new:
-            self.out.append(positive_example(entry, item, new, brought, ts))
+            self.out.append(positive_example(entry, rules, item, new, brought, ts))
         elif not changed:
             self._drop("duplicate_action")
 

@@ -17,16 +17,16 @@ from services.local.servers import ServerCommand, broker_command, valkey_command
 from services.local.topics import create_missing_topics
 from services.settings import ConfigError, Settings
 
-STOP_ORDER = ("ranker", "trainer", "joiner", "kafka", "redis")
+STOP_ORDER = ("ranker", "trainer", "joiner", "archive", "kafka", "redis")
 _SERVICES = ("joiner", "trainer", "ranker")
-_STOP_LIMITS_S = {"ranker": 15.0, "trainer": 60.0, "joiner": 15.0, "kafka": 15.0, "redis": 60.0}
+_STOP_LIMITS_S = {"ranker": 15.0, "trainer": 60.0, "joiner": 15.0, "archive": 30.0, "kafka": 15.0, "redis": 60.0}
 _SERVER_POLICY = RestartPolicy()
 _REDIS_POLICY = RestartPolicy(ready_limit_s=900.0)
 _SERVICE_POLICY = RestartPolicy(fatal_codes=frozenset({2, 3}))
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not bound
 
 ServiceCommand = Callable[[str], tuple[str, ...]]
-"""The command of a service: joiner, trainer or ranker."""
+"""The command of a service: joiner, trainer, ranker or archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Layout:
 
     Attributes:
         servers: Embedded servers to start; empty where URLs are configured.
-        services: Joiner, trainer and ranker, started once the servers are ready.
+        services: Joiner, trainer, ranker, and the archiver if it has a path; started once the servers are ready.
         addresses: Of everything, without process ids.
     """
 
@@ -77,6 +77,8 @@ def lay_out(settings: Settings, data_dir: Path, command: ServiceCommand, lock_fd
         "trainer": claim_port(host, settings.metrics.port, "metrics.port"),
         "joiner": claim_port(host, 0, "metrics.port"),
     }
+    if settings.archive.path is not None:
+        metrics_ports["archive"] = claim_port(host, 0, "metrics.port")
     servers = []
     redis_url = settings.store.url
     if redis_url is None:
@@ -101,9 +103,8 @@ def lay_out(settings: Settings, data_dir: Path, command: ServiceCommand, lock_fd
         environment["DOLMEN_EVENTS__ON_LOST_LOG"] = "earliest"
     probed = {**metrics_urls, "ranker": f"{ranker_url}/readyz"}
     ports = {name: {"DOLMEN_METRICS__PORT": str(port)} for name, port in metrics_ports.items()}
-    services = [
-        _service(name, command(name), probed[name], {**environment, **ports.get(name, {})}) for name in _SERVICES
-    ]
+    names = _SERVICES if settings.archive.path is None else (*_SERVICES, "archive")
+    services = [_service(name, command(name), probed[name], {**environment, **ports.get(name, {})}) for name in names]
     metrics_urls["ranker"] = f"{ranker_url}/metrics"
     return Layout(tuple(servers), tuple(services), Addresses(redis_url, bootstrap_servers, ranker_url, metrics_urls))
 

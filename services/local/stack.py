@@ -25,6 +25,8 @@ _KAFKA_LIMIT_S = 30.0
 class LocalStack:
     """Redis, Kafka, joiner, trainer and ranker on this machine; of the first two, only what no URL is configured for.
 
+    Where `archive.path` is set, the archiver too.
+
     Use it as a context manager: entering starts everything, leaving stops everything, in order. In between either call
     :meth:`wait`, which keeps the children running until :meth:`request_stop`, or :meth:`supervise`, which does so in a
     background thread. Enter it on a thread that lives as long as the stack, best the main thread.
@@ -130,7 +132,7 @@ class LocalStack:
         self._stop_requested = True
 
     def stop(self) -> None:
-        """Stops the children in order and waits for each: ranker, trainer, joiner, Kafka, Redis. Idempotent."""
+        """Stops the children in their order (`STOP_ORDER`) and waits for each. Idempotent."""
         self._stop_requested = True
         with no_interrupt():
             if self._thread is not None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from services.events import id_text
 from services.ranker.problems import Problem, bad_field
-from trainer.example import kind_of
+from trainer.json_value import kind_of
 
 MAX_CANDIDATES = 1000
 MAX_EVENTS = 1000

@@ -13,6 +13,7 @@ from embedding_store.bootstrap import MakeShard, Schema, Snapshot, whole
 from embedding_store.codec import COLD, VERSION, Block, entry_dtype
 from embedding_store.commit import Commit, CommitId
 from embedding_store.errors import BadBytes
+from embedding_store.plan import Known
 from services.ranker.metrics import RankerMetrics
 from trainer.batch import Batch
 from trainer.definition import Definition
@@ -154,7 +155,7 @@ def compile_kernels(definition: Definition, make: MakeShard | None = None) -> No
         entries = np.zeros(2, dtype=entry_dtype(table.dim, table.state_width(table.dim), table.lead))
         entries["version"] = VERSION
         entries["flags"] = COLD, 0
-        entries["layout"] = shard.layouts.known.index((table.name, tuple(range(table.dim))))
+        entries["layout"] = shard.layouts.known.index(Known(table.name, tuple(range(table.dim))))
         shard.apply(Block(table.name, entries))
     shard.index.grow()
     model = Model(definition, Scorer(definition, shard))

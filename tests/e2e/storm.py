@@ -80,9 +80,17 @@ class Outcome:
 
 
 class TrainerProcess:
-    """A trainer of its own, on one prefix and one topic."""
+    """A trainer of its own, on one prefix and one topic; or another command that learns."""
 
-    def __init__(self, directory: Path, redis_url: str, bootstrap_servers: str, prefix: str, **overrides: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        redis_url: str,
+        bootstrap_servers: str,
+        prefix: str,
+        command: tuple[str, ...] = ("trainer",),
+        **overrides: str,
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -101,7 +109,7 @@ class TrainerProcess:
         self.log = directory / f"{prefix}.log"
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "services.cli.main", "trainer", "--config", str(config),
+                [sys.executable, "-P", "-m", "services.cli.main", *command, "--config", str(config),
                  "--data-dir", str(directory / "data")],
                 env=environment, stdout=out, stderr=out,
             )  # fmt: skip

@@ -54,10 +54,12 @@ def prometheus_binary() -> str:
 
 @pytest.fixture(scope="module")
 def stack(prometheus_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
-    """The whole local stack, with the shipped configuration and a memory budget."""
-    settings = Settings(**{**shipped_config("kuairand"), "ranker": {"port": 0}})
+    """The whole local stack, with the shipped configuration, a memory budget and an archive."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOLMEN_TRAINER__MEMORY_BUDGET", "64MiB")
+        patch.setenv("DOLMEN_ARCHIVE__PATH", str(tmp_path_factory.mktemp("archive")))
+        patch.setenv("DOLMEN_ARCHIVE__FLUSH_INTERVAL", "1s")
+        settings = Settings(**{**shipped_config("kuairand"), "ranker": {"port": 0}})
         with LocalStack(settings, data_dir=tmp_path_factory.mktemp("stack")) as running:
             yield running.addresses
 
@@ -95,7 +97,7 @@ def prometheus(stack: Addresses, prometheus_binary: str, tmp_path_factory: pytes
 def traffic(stack: Addresses, prometheus: str) -> None:
     """Examples, one message that nobody can learn from, and rankings, good and bad, while Prometheus scrapes."""
     until(
-        lambda: len(ask(prometheus, 'up{job=~"joiner|trainer|ranker"} == 1')) == 3,
+        lambda: len(ask(prometheus, 'up{job=~"joiner|trainer|ranker|archive"} == 1')) == 4,
         "Prometheus does not reach the services",
     )
     environment = {**os.environ, "DOLMEN_EVENTS__BOOTSTRAP_SERVERS": stack.bootstrap_servers}

@@ -13,9 +13,12 @@ from typer.testing import CliRunner, Result
 
 from embedding_store.keys import Keys
 from embedding_store.log import CommitLog
+from embedding_store.plan import TablePlan
+from embedding_store.proposal import PROPOSED, Proposal, read_proposals
 from services.cli.store import register
 from services.local.ready import Addresses, write_ready
 from tests.shards import Writer, client_of, head_of, see, settings_for, stored
+from trainer.search.online import Found
 
 
 @pytest.fixture
@@ -139,3 +142,18 @@ def test_stats_ask_no_process_that_runs_on_another_store(writer, metrics_url, tm
     write_ready(tmp_path / "ready.json", Addresses("redis://127.0.0.1:1", "", "", {"trainer": metrics_url}))
     found = orjson.loads(store("stats", "--json", "--data-dir", tmp_path).stdout)
     assert "trainer_bytes" not in found["tables"]["wide"]
+
+
+def test_what_the_live_search_proposes_is_shown_and_can_be_given_to_the_trainer(writer, tmp_path):
+    plan = TablePlan((4,), ((0,), (0, 2)))
+    found = Found("wide", plan, 50_000, 90.0, 300.0, 0.0)
+    refused = store("plan", "wide", "--proposed")
+    assert refused.exit_code == 1
+    assert "nothing is proposed for table 'wide'" in refused.output
+    writer.parts[PROPOSED] = orjson.dumps({"wide": found.to_json()})
+    writer.commit()
+    shown = store("stats", "--data-dir", tmp_path)
+    assert "the search would have 1/2 numbers a vector in wide, 30% of what there are" in shown.output
+    assert store("plan", "wide", "--proposed").exit_code == 0
+    assert read_proposals(writer.log, {"wide": 6}) == [Proposal("wide", plan)]
+    assert store("plan", "wide", "--proposed", "--none").exit_code == 2

@@ -243,6 +243,43 @@ def test_a_plan_given_to_a_running_trainer_takes_effect_there_and_in_readers(
     assert verify(store.log).faults == []
 
 
+SEARCH = orjson.dumps(
+    {"tables": ["user", "video"], "align": [1000, 2000], "interval": 600, "least": 200, "gain": 0.02, "rate": 0.3}
+).decode()
+
+
+@pytest.mark.timeout(900)
+def test_what_the_live_search_finds_is_the_same_with_and_without_kills(
+    tmp_path: Path, redis_url: str, bootstrap_servers: str, names: dict[str, str]
+) -> None:
+    topic = names["DOLMEN_EVENTS__TOPICS__EXAMPLES"]
+    names["DOLMEN_TRAINER__DETERMINISTIC"] = "true"
+    names["DOLMEN_TRAINER__DIMENSION_SEARCH"] = "auto"
+    names["DOLMEN_TRAINER__SEARCH"] = SEARCH
+    messages = write_stream(bootstrap_servers, topic, 8_000)
+    dumps = []
+    for kills in (0, 2):
+        prefix = f"{topic}-{kills}"
+        store = Store(redis_url, prefix)
+        killed = 0
+        for _ in range(kills):
+            trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, prefix, **names)
+            seen = killed * messages // (kills + 1)
+            wait_for("more", lambda: sum(store.offsets(topic).values()) > seen, trainer)  # noqa: B023 - called at once
+            trainer.end(signal.SIGKILL)
+            killed += sum(store.offsets(topic).values()) < messages
+        assert killed or not kills
+        trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, prefix, **names)
+        finish(store, trainer, topic, messages)
+        snapshot = bootstrap(store.log, learning=True)
+        assert snapshot is not None
+        plans = snapshot.shard.layouts.plans
+        assert any(plan.matrix is not None and len(plan.kept) > 1 for plan in plans.values()), plans
+        dumps.append(store.dump(tmp_path / f"{kills}.dump"))
+        assert verify(store.log).faults == []
+    assert dumps[0] == dumps[1]
+
+
 def test_a_plan_from_an_offset_on_is_the_same_with_and_without_kills(
     tmp_path: Path, redis_url: str, bootstrap_servers: str, names: dict[str, str]
 ) -> None:

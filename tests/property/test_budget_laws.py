@@ -180,7 +180,7 @@ ACCUMULATORS = (
     Accumulator(kind="sum", of="label", half_life_ms=2000),
     Accumulator(kind="window_count", of="label", window_ms=4000),
     Accumulator(kind="last", of="label", length=3),
-    Accumulator(kind="time", of="label"),
+    Accumulator(kind="time", of="label", length=2),
 )
 COUNTED = TableSettings(
     name="counted",
@@ -209,7 +209,7 @@ class Kept:
         missing = ids == 5
         origins = np.arange(ids.size, dtype=np.uint64) + np.uint64(100 * number)
         found, numbers = self.statistics.read(ids[:, None], missing[:, None], times)
-        known = [numbers, *self.sequences.read(ids, missing)]
+        known = [numbers, *self.sequences.read(ids, missing, times)]
         outcomes = np.array([outcome for _, _, outcome, _ in seen])
         self.statistics.update(ids[:, None], missing[:, None], found, times, origins, outcomes[:, None])
         items = np.array([item for *_, item in seen])

@@ -30,7 +30,7 @@ ALL = (
     Accumulator(kind="last", of="x", length=3),
     Accumulator(kind="last", of="y"),
     Accumulator(kind="time", of="1"),
-    Accumulator(kind="time", of="y"),
+    Accumulator(kind="time", of="y", length=3),
 )
 
 
@@ -51,7 +51,9 @@ def recount(accumulator: Accumulator, events: list[Event], now_ms: int) -> list[
         values = [x for _, x in known[::-1]][: accumulator.length]
         return values + [math.nan] * (accumulator.length - len(values))
     if accumulator.kind == "time":
-        return [max(0, now_ms - max(time for time, _ in known)) if known else math.nan]
+        held = sorted({time for time, _ in known}, reverse=True)[: accumulator.length]
+        ages = [float(now_ms - time) for time in held if time <= now_ms]
+        return ages + [math.nan] * (accumulator.length - len(ages))
     if accumulator.window_ms is not None:
         part = accumulator.window_ms / 8
         end = math.floor(max([now_ms, *(time for time, _ in known)]) / part)

@@ -18,7 +18,8 @@ from services.datasets.kuairand import PROFILE, VIDEO
 from services.datasets.make_slice import make_slice
 from services.datasets.reader import open_dataset, open_file
 from services.settings import load_settings
-from trainer.example import MISSING, Coded, Columns, check_example, examples_to_columns
+from trainer.example import Coded, Columns, check_example, examples_to_columns
+from trainer.json_value import MISSING
 
 OUTCOMES = {"is_click", "long_view", "is_like", "play_time_ms", "click", "like", "labels", "outcomes"}
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from embedding_store.bounded_shard import BoundedShard
 from embedding_store.cached_shard import Tally
 from embedding_store.settings import TableSettings
+from services.archive.metrics import ArchiveMetrics
 from services.cli.main import COMMANDS
 from services.joiner.metrics import JoinerMetrics
 from services.ranker.metrics import RankerMetrics
@@ -23,7 +24,7 @@ from services.settings import ConfigError, load_settings
 from trainer.metrics import TrainerMetrics
 
 ROOT = Path(__file__).parents[2]
-OURS = ("joiner", "trainer", "ranker")
+OURS = ("joiner", "archive", "trainer", "ranker")
 PROMETHEUS_OWN = {"up"}
 CONTRACT = {
     "dolmen_examples_total",
@@ -56,6 +57,11 @@ CONTRACT = {
     "dolmen_replica_miss_total",
     "dolmen_joiner_pending",
     "dolmen_joiner_late_total",
+    "dolmen_archive_bytes_total",
+    "dolmen_archive_files_total",
+    "dolmen_archive_lag",
+    "dolmen_archive_lost_total",
+    "dolmen_archive_messages_total",
 }
 SAMPLES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -95,13 +101,15 @@ def alert_rules() -> list[dict[str, Any]]:
 
 
 def exported() -> set[str]:
-    """Names of all samples that trainer and ranker export."""
+    """Names of all samples that our services export."""
     trainer, ranker = TrainerMetrics(["click"]), RankerMetrics()
     trainer.refresh(
         BoundedShard(SimpleNamespace(folded=lambda: 0), 8 << 20, [TableSettings(name="t", dim=2)], 1), {}, 0
     )
     ranker.watch(SimpleNamespace(tally=Tally(), lag_commits=0), lambda: None)
-    registries = (JoinerMetrics(["dolmen.actions"]).registry, trainer.registry, ranker.registry)
+    registries = (
+        JoinerMetrics(["dolmen.actions"]).registry, ArchiveMetrics().registry, trainer.registry, ranker.registry
+    )  # fmt: skip
     families = [family for registry in registries for family in registry.collect()]
     return {family.name + suffix for family in families for suffix in SAMPLES[family.type]}
 
@@ -116,6 +124,14 @@ def names_in(query: str) -> set[str]:
 
 def test_compose_has_the_whole_deployment(services):
     assert set(services) == {"redis", "kafka", *OURS, "prometheus", "grafana"}
+
+
+def test_only_the_archiver_waits_to_be_asked_for(services):
+    assert {name: service["profiles"] for name, service in services.items() if "profiles" in service} == {
+        "archive": ["archive"]
+    }
+    assert "archive-data:/var/lib/dolmen" in services["archive"]["volumes"]
+    assert services["archive"]["environment"]["DOLMEN_ARCHIVE__PATH"].startswith("/var/lib/dolmen/")
 
 
 def test_every_published_port_is_on_the_loopback_interface(services):
@@ -193,14 +209,14 @@ def test_our_services_understand_their_environment(services, name, monkeypatch):
     service = services[name]
     assert service["command"][0] == name
     assert name in COMMANDS
-    assert set(service["depends_on"]) == ({"kafka"} if name == "joiner" else {"redis", "kafka"})
+    assert set(service["depends_on"]) == ({"kafka"} if name in ("joiner", "archive") else {"redis", "kafka"})
     for key, value in service["environment"].items():
         monkeypatch.setenv(key, value)
     settings = load_settings()
     assert settings.store.url == "redis://redis:6379/0"
     assert settings.events.bootstrap_servers == "kafka:9092"
     if name != "ranker":
-        port = {"joiner": 9101, "trainer": 9100}[name]
+        port = {"joiner": 9101, "archive": 9102, "trainer": 9100}[name]
         assert (settings.metrics.host, settings.metrics.port) == ("0.0.0.0", port)  # noqa: S104
     else:
         assert (settings.ranker.host, settings.ranker.port) == ("0.0.0.0", 8080)  # noqa: S104
@@ -300,6 +316,8 @@ def test_prometheus_scrapes_where_the_services_listen(services):
     assert targets["trainer"] == [f"trainer:{trainer_port}"]
     joiner_port = services["joiner"]["environment"]["DOLMEN_METRICS__PORT"]
     assert targets["joiner"] == [f"joiner:{joiner_port}"]
+    archive_port = services["archive"]["environment"]["DOLMEN_METRICS__PORT"]
+    assert targets["archive"] == [f"archive:{archive_port}"]
     assert targets["ranker"] == [f"ranker:{ranker_port}"]
     mounted = [volume.split(":")[1] for volume in services["prometheus"]["volumes"]]
     assert [f"/etc/prometheus/{file}" for file in config["rule_files"]] == [v for v in mounted if "alerts" in v]

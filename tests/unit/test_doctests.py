@@ -7,10 +7,11 @@ import pkgutil
 import pytest
 
 import embedding_store
+import experiments
 import services
 import trainer
 
-PACKAGES = (embedding_store, trainer, services)
+PACKAGES = (embedding_store, trainer, services, experiments)
 MODULES = sorted(
     module.name for package in PACKAGES for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 )
@@ -21,7 +22,9 @@ EXAMPLES = {
     "embedding_store.encodings.rounding",
     "embedding_store.ids",
     "embedding_store.settings",
-    "trainer.example",
+    "experiments.page",
+    "experiments.run",
+    "trainer.json_value",
     "trainer.search.blocks",
     "trainer.search.selection",
     "trainer.settings",

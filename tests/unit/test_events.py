@@ -8,7 +8,7 @@ import pytest
 from embedding_store.ids import feature_id
 from services.events import id_text, parse_action, parse_impression, request_key
 from trainer.errors import BadRecord
-from trainer.example import MISSING
+from trainer.json_value import MISSING
 
 NOW_MS = 1_700_000_000_123
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from trainer.errors import BadRecord
-from trainer.example import MISSING, examples_to_columns, kind_of, parse_example, request_to_columns
+from trainer.example import examples_to_columns, parse_example, request_to_columns
+from trainer.json_value import MISSING, kind_of
 
 TASKS = ("click", "like")
 

@@ -9,8 +9,9 @@ import pytest
 from embedding_store.ids import feature_id
 from tests.definitions import FEATURES, batch_of, cells, columns_of, contents, feature, message, small_definition
 from trainer.batch import Batch
-from trainer.example import MISSING, Columns, request_to_columns
+from trainer.example import Columns, request_to_columns
 from trainer.features import Featurizer
+from trainer.json_value import MISSING
 from trainer.values import BadValue
 
 HOUR_MS = 3_600_000

@@ -191,7 +191,10 @@ def test_tasks_of_different_windows_leave_in_examples_of_their_own():
     assert machine.labels() == [("a", {"click": 1, "long_view": 0}), ("b", {"click": 0, "long_view": 0})]
     (example,) = machine.pass_both(32_001).take()
     assert [item["labels"] for item in example["items"]] == [{"like": 1}, {"like": 0}]
-    assert example["told"] == [{"id": "a", "labels": {"click": 1}}]
+    assert example["told"] == [
+        {"id": "a", "labels": {"click": 1, "long_view": 0}},
+        {"id": "b", "labels": {"click": 0, "long_view": 0}},
+    ]
 
 
 def test_eager_sends_a_positive_at_once_and_the_rest_at_the_close():

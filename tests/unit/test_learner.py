@@ -90,7 +90,23 @@ def test_gradients_are_those_of_finite_differences(monkeypatch):
             flat = at + int(np.ravel_multi_index(place, shape))
             assert dense["gradient"][flat] == pytest.approx(slope(parts[name], place), rel=2e-3, abs=2e-4)
         at += int(np.prod(shape))
-    assert dense["scale"] == pytest.approx(1 / len(batch))
+    assert len(batch) < 64
+    assert dense["scale"] == pytest.approx(1 / 64)
+    larger = random_batch(some.scorer.definition, 10, lists=60)
+    some.score_and_learn(larger)
+    assert dense["scale"] == pytest.approx(1 / len(larger))
+
+
+def test_positives_that_come_alone_do_not_outweigh_zeros_that_come_in_lists():
+    some, rng = learner(), np.random.default_rng(8)
+    scores = []
+    for _ in range(300):
+        for size, label in ((1, 1), (9, 0)):
+            one = message(rng, items=size)
+            for item in one["items"]:
+                item["labels"] = {"click": label, "like": label}
+            scores.append(some.score_and_learn(batch_of(some.scorer.definition, [one])))
+    assert np.concatenate(scores[-200:]).mean() < 0.2  # of a tenth
 
 
 def test_the_dense_optimizer_is_adam_as_torch_has_it():

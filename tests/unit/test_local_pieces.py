@@ -135,6 +135,15 @@ def test_a_configured_metrics_port_is_the_trainers(tmp_path):
     assert layout.addresses.metrics_urls["trainer"] == f"http://127.0.0.1:{port}/metrics"
 
 
+def test_the_archiver_is_started_where_there_is_a_path_for_it(tmp_path):
+    sections = {"ranker": {"port": 0}, "archive": {"path": str(tmp_path / "archive")}}
+    layout = lay_out(settings(**sections), tmp_path, dolmen_command(None, tmp_path), lock_fd=0)
+    assert [spec.name for spec in layout.services] == ["joiner", "trainer", "ranker", "archive"]
+    port = layout.services[-1].environment["DOLMEN_METRICS__PORT"]
+    assert layout.addresses.metrics_urls["archive"] == f"http://127.0.0.1:{port}/metrics"
+    assert layout.services[-1].command[-1] == "archive"
+
+
 @pytest.mark.parametrize(
     "events", [{"on_lost_log": "stop"}, {"bootstrap_servers": "kafka.example:9092"}], ids=["configured", "own Kafka"]
 )

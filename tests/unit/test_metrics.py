@@ -79,6 +79,16 @@ def test_quality_is_told_whole_by_bin_and_by_value():
         assert value(found, "dolmen_slice_calibration", **one) == pytest.approx(p.sum() / y.sum())
 
 
+def test_the_window_is_as_long_as_it_is_told():
+    labels, scores = stream(3, 1000)
+    metrics = TrainerMetrics(["click"], Slices(["context.tab"]), window=300)
+    learned(metrics, labels, scores, np.zeros(1000, dtype=np.int64))
+    found = samples(metrics)
+    area = roc_auc_score(labels[-300:], scores[-300:])
+    assert value(found, "dolmen_online_auc", task="click", window="300") == pytest.approx(area)
+    assert area != pytest.approx(roc_auc_score(labels, scores))
+
+
 def test_a_value_that_left_the_window_is_no_longer_told():
     labels, scores = stream(3, 12_000)
     metrics = TrainerMetrics(["click"], Slices(["context.tab"], values=2))

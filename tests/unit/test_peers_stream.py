@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.stream import Inputs, seen_so_far, standardised
+from experiments.stream import Inputs, seen_so_far, standardised
 
 
 def inputs(ids, labels, sizes):

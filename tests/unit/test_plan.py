@@ -159,6 +159,54 @@ def test_the_tables_matrix_rebuilds_the_vector_and_takes_the_gradient_back():
     np.testing.assert_allclose(row(turned, 1)[1:], matrix @ row(plain, 1)[1:], rtol=1e-4, atol=1e-6)
 
 
+def orthogonal(seed: int, dim: int = 4) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))[0].tolist()))
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adagrad_elementwise", "adam", "ftrl"])
+def test_a_plan_with_another_matrix_turns_the_rows_and_leaves_their_vectors(optimizer):
+    shard = Shard([TABLE.model_copy(update={"optimizer": optimizer})], SEED)
+    rng = np.random.default_rng(2)
+    full = (tuple(range(4)),)
+    for _ in range(5):
+        see(shard, [[key] for key in range(20)], gradients=rng.normal(size=(20, 1, 5)))
+    before = np.stack([row(shard, key) for key in range(20)])
+    for matrix in (orthogonal(3), orthogonal(4), None):
+        shard.set_plan("t", TablePlan((), full, matrix))
+        read = np.stack([row(shard, key) for key in range(20)])
+        np.testing.assert_allclose(read, before, rtol=1e-4, atol=1e-6)
+        shard.settle()
+        np.testing.assert_array_equal(np.stack([row(shard, key) for key in range(20)]), read)
+
+
+def test_turned_rows_learn_on_as_their_optimizer_had_them():
+    """Of Adam, the mean turns with the numbers and the squares by the matrix' squares; a quarter turn shows both."""
+    quarter = ((0.0, -1.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+    adam = TABLE.model_copy(update={"optimizer": "adam"})
+    turned, plain = Shard([adam], SEED), Shard([adam], SEED)
+    rng = np.random.default_rng(5)
+    for step in range(8):
+        if step == 4:
+            turned.set_plan("t", TablePlan((), (tuple(range(4)),), quarter))
+        gradient = rng.normal(size=5).astype(np.float32)
+        for shard in (turned, plain):
+            see(shard, [[1]], gradients=gradient)
+    np.testing.assert_allclose(row(turned, 1), row(plain, 1), rtol=1e-5, atol=1e-7)
+
+
+def test_a_turn_drops_what_the_new_axes_do_not_keep():
+    shard = Shard([TABLE], SEED)
+    see(shard, [[1]], gradients=np.array([0.0, 0.3, -0.2, 0.5, 0.1], dtype=np.float32))
+    before = row(shard, 1)[1:]
+    matrix = np.array(orthogonal(6))
+    shard.set_plan("t", TablePlan((), ((0, 1),), orthogonal(6)))
+    wanted = matrix[:, :2] @ (matrix.T @ before)[:2]
+    np.testing.assert_allclose(row(shard, 1)[1:], wanted, rtol=1e-4, atol=1e-6)
+    restored = Shard([TABLE], SEED, layouts=shard.layouts.to_json())
+    assert restored.layouts.known == shard.layouts.known
+    assert restored.layouts.frames == shard.layouts.frames
+
+
 @pytest.mark.parametrize(
     ("value", "word"),
     [
@@ -168,6 +216,7 @@ def test_the_tables_matrix_rebuilds_the_vector_and_takes_the_gradient_back():
         ({"bounds": [], "kept": [[4]]}, "kept[0]"),
         ({"bounds": [], "kept": [[]]}, "kept[0]"),
         ({"bounds": [], "kept": [[0]], "matrix": [[1]]}, "4 x 4"),
+        ({"bounds": [], "kept": [[0]], "matrix": [[1, 0, 0, 0]] * 4}, "an inverse"),
         ([], "cannot be read"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 
 from embedding_store.errors import DefinitionConflict
-from embedding_store.settings import TableSettings
+from embedding_store.settings import SPARE, TableSettings
 from tests.definitions import FEATURES, feature, full_definition, small_definition, statistic
 from trainer.definition import Definition, define
 from trainer.restore import describe_changes, reconcile
@@ -120,7 +120,7 @@ def test_a_new_statistic_comes_behind_what_the_table_has():
     assert accumulated(after, "by.user") == [
         "sum labels.click", "count labels.click", "sum outcomes.play", "count outcomes.play", "time 1"
     ]  # fmt: skip
-    assert [table.dim for table in after.tables if table.name == "by.user"] == [2 + 5 * 2]
+    assert [table.dim for table in after.tables if table.name == "by.user"] == [2 + 4 * 2 + (1 + SPARE) * 2]
     assert describe_changes(before.to_json(), after) == [
         f"statistic {name!r} is new, or takes in something else; what was not gathered yet begins empty"
         for name in ("a_plays", "gap")

@@ -1,6 +1,7 @@
 """Sampled negatives and corrections: what is served stays calibrated, and what counts them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tests.definitions import (
 )
 from trainer.batch import Batch
 from trainer.definition import Definition, define
+from trainer.earlier import Earlier
 from trainer.example import Columns
 from trainer.intake import Intake
 from trainer.learner import Learner
@@ -94,19 +96,22 @@ def test_offsets_and_corrections_go_along_where_batches_are_cut_and_joined():
     again = Batch.join(parts)
     assert contents(again) == contents(whole)
     assert again.offsets.tolist() == whole.offsets.tolist()
-    assert again.corrections.tolist() == whole.corrections.tolist()
-    rows = iter(zip(again.offsets.tolist(), again.corrections.tolist(), strict=True))
+    assert again.earlier.places.tolist() == whole.earlier.places.tolist()
+    assert again.earlier.keys.tolist() == whole.earlier.keys.tolist()
+    rows = iter(zip(again.offsets.tolist(), (again.earlier.places >= 0).tolist(), strict=True))
     for m, message in enumerate(messages):
-        for i, _ in enumerate(message["items"]):
+        for i, item in enumerate(message["items"]):
             marked = m % 2 == 0 and i == 0
-            assert next(rows) == (pytest.approx([0.0, math.log(2) if marked else 0.0]), marked)
+            again = m % 2 == 0 and item["id"] == message["items"][0]["id"]
+            assert next(rows) == (pytest.approx([0.0, math.log(2) if marked else 0.0]), again)
 
 
 def test_a_batch_of_which_nothing_was_sampled_has_no_offsets():
     batch = random_batch(small_definition(), 1)
     assert batch.offsets.shape == batch.labels.shape
     assert not batch.offsets.any()
-    assert not batch.corrections.any()
+    assert len(batch.earlier) == 0
+    assert (batch.earlier.places == -1).all()
 
 
 def test_a_correction_brings_its_label_to_statistics_but_is_no_sighting():
@@ -118,8 +123,9 @@ def test_a_correction_brings_its_label_to_statistics_but_is_no_sighting():
         statistic("rate", "rate", of="labels.click"),
         statistic("clicks", "count", where="labels.click = 1"),
     )
-    targets, corrections = np.array([[0.0], [1.0], [1.0]]), np.array([False, False, True])
-    found = Intake(some, ["item.labels.click"]).inputs(targets, corrections)
+    targets = np.array([[0.0], [1.0], [1.0]])
+    earlier = replace(Earlier.nothing(3, 3, 1, 1), places=np.array([-1, -1, 0]), targets=np.array([[np.nan]]))
+    found = Intake(some, ["item.labels.click"]).new_inputs(targets, earlier)
     np.testing.assert_array_equal(found, [[1, 0, np.nan], [1, 1, 1], [np.nan, 1, 1]])
 
 
@@ -140,6 +146,7 @@ def test_a_corrected_item_enters_a_sequence_by_its_label_alone(of, items):
     late = {"id": 5, "labels": {"click": 1}, "correction": True}
     batch = batch_of(definition, [{"ts": NOW_MS, "user": {"id": 1}, "items": [late]}])
     some.score_and_learn(batch)
-    past = some.scorer.embedder.stream.read(batch).past
+    later = batch_of(definition, [{"ts": NOW_MS + 1, "user": {"id": 1}, "items": [{"id": 6, "labels": {"click": 0}}]}])
+    past = some.scorer.embedder.stream.read(later).past
     assert past is not None
     assert past.counts.tolist() == [items]

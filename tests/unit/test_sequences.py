@@ -44,6 +44,10 @@ def push(shard: Shard, some: Sequences, batch: list[tuple[int | None, Item]]) ->
     shard.pass_on(times)
 
 
+def read(some: Sequences, visitors: list[int | None], now_ms: int = BEGIN_MS * 2) -> Past:
+    return some.read(*keys_of(visitors), np.full(len(visitors), now_ms, dtype=np.int64))
+
+
 def listed(past: Past) -> list[list[Item]]:
     return [
         [(int(past.items[b, n]), int(past.times_ms[b, n]), float(past.outcomes[b, n])) for n in range(past.counts[b])]
@@ -98,7 +102,7 @@ def test_a_past_is_the_last_items_by_time_and_a_reader_has_the_same(batches):
         reader.clock_ms = shard.clock_ms
         expected = [pasts.get(visitor, []) if visitor is not None else [] for visitor in VISITORS]
         for one in (some, its):
-            past = one.read(*keys_of(VISITORS))
+            past = read(one, VISITORS)
             assert listed(past) == expected
             behind = np.arange(LENGTH) >= past.counts[:, None]
             assert not past.items[behind].any()
@@ -121,21 +125,21 @@ def test_a_longer_sequence_goes_on_with_what_a_shorter_one_held(before, after):
         longer.apply(block)
     longer.clock_ms = shard.clock_ms
     expected = [pasts.get(visitor, []) if visitor is not None else [] for visitor in VISITORS]
-    assert listed(more.read(*keys_of(VISITORS))) == expected
+    assert listed(read(more, VISITORS)) == expected
     for batch in timed(after):
         push(longer, more, batch)
         for visitor, item in batch:
             if visitor is not None:
                 pasts[visitor] = added(pasts.get(visitor, []), item, LENGTH + 3)
     expected = [pasts.get(visitor, []) if visitor is not None else [] for visitor in VISITORS]
-    assert listed(more.read(*keys_of(VISITORS))) == expected
+    assert listed(read(more, VISITORS)) == expected
 
 
 def test_reading_changes_nothing():
     shard, some = opened(sequence())
     push(shard, some, [(1, (5, BEGIN_MS, 1.0)), (None, (6, BEGIN_MS, 1.0))])
     before = dump_of(Snapshot(shard, definition=b"{}"))
-    assert listed(some.read(*keys_of([1, None, 2]))) == [[(5, BEGIN_MS, 1.0)], [], []]
+    assert listed(read(some, [1, None, 2])) == [[(5, BEGIN_MS, 1.0)], [], []]
     assert dump_of(Snapshot(shard, definition=b"{}")) == before
 
 
@@ -143,12 +147,12 @@ def test_a_past_begins_with_the_sighting_that_admits_and_begins_anew_after_its_e
     shard, some = opened(sequence(admit_after=2, expire_after="1s"))
     for n in range(3):
         push(shard, some, [(1, (n, BEGIN_MS + n, 1.0))])
-    assert [item[0] for item in listed(some.read(*keys_of([1])))[0]] == [2, 1]
+    assert [item[0] for item in listed(read(some, [1]))[0]] == [2, 1]
     push(shard, some, [(2, (9, BEGIN_MS + 2000, 1.0))])
-    assert listed(some.read(*keys_of([1]))) == [[]]
+    assert listed(read(some, [1])) == [[]]
     for n in (7, 8):
         push(shard, some, [(1, (n, BEGIN_MS + 2000, 1.0))])
-    assert [item[0] for item in listed(some.read(*keys_of([1])))[0]] in ([8], [8, 7])
+    assert [item[0] for item in listed(read(some, [1]))[0]] in ([8], [8, 7])
 
 
 @pytest.mark.parametrize(

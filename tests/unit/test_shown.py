@@ -12,7 +12,7 @@ SOME = (
     Accumulator(kind="sum", of="x", half_life_ms=1000),
     Accumulator(kind="window_count", of="x", window_ms=8000),
     Accumulator(kind="last", of="x", length=3),
-    Accumulator(kind="time", of="1"),
+    Accumulator(kind="time", of="1", length=2),
     Accumulator(kind="time", of="x"),
 )
 
@@ -29,9 +29,9 @@ def test_weights_are_a_linear_weight_and_a_vector_or_means_and_variances():
 def test_statistics_are_shown_by_what_they_take_in_and_those_that_came_later_are_none():
     table = TableSettings(name="t", kind="statistics", accumulators=SOME, dim=row_width(SOME))
     window = [0.0, 9.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0]
-    values = [1.0, 2.0, 5.0, 0.0, 1.5, 0.25, *window, 2.0, 8.0, 9.0, 0.0, 1.0, 3.0]
+    values = [1.0, 2.0, 5.0, 0.0, 1.5, 0.25, *window, 2.0, 8.0, 9.0, 0.0, 1.0, 3.0, 0.0, 0.0]
     found = shown(table, values)["accumulators"]
-    assert [a["value"] for a in found] == [5.0, 1.75, 7.0, [8.0, 9.0], (1 << 24) + 3, None]
+    assert [a["value"] for a in found] == [5.0, 1.75, 7.0, [8.0, 9.0], [(1 << 24) + 3], None]
     assert found[1] == {"kind": "sum", "of": "x", "half_life_ms": 1000, "value": 1.75}
 
 

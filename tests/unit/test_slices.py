@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.definitions import TASKS, feature
-from trainer.example import MISSING, Coded, examples_to_columns
+from trainer.example import Coded, examples_to_columns
+from trainer.json_value import MISSING
 from trainer.slices import OTHER, Slices
 
 FEATURES = (

@@ -89,14 +89,18 @@ class Inputs:
         )
 
 
-def shipped(dataset: str) -> Inputs:
+def shipped(dataset: str, limit: int | None = None) -> Inputs:
     """What the shipped configuration gives its model, ids and numbers of its statistics included.
 
     They are read from the store as Dolmen reads them, before each batch of the configuration's size is taken in.
+
+    Args:
+        dataset: Its name.
+        limit: At most so many examples.
     """
     settings = load_settings(dataset=dataset)
     definition = settings.definition()
-    featurizer, whole = _featurized(dataset, definition)
+    featurizer, whole = _featurized(dataset, definition, limit)
     shard = Shard(definition.tables, definition.seed, True, definition.admission)
     stream = Stream(definition, shard, featurizer)
     found = []
@@ -108,10 +112,14 @@ def shipped(dataset: str) -> Inputs:
     return _inputs(tuple(field.name for field in featurizer.fields), Batch.join(found))
 
 
-def rates(dataset: str) -> Inputs:
+def rates(dataset: str, limit: int | None = None) -> Inputs:
     """Main ids, crossed ones too, and what the stream has shown of each so far.
 
     Two numbers an id: the log odds of its smoothed positive rate, less those of the base rate, and log(1 + count) / 5.
+
+    Args:
+        dataset: Its name.
+        limit: At most so many examples.
     """
     definition = load_settings(dataset=dataset).definition()
     singles = [FeatureSettings(name=f"own.{source}", kind="id", source=source) for source in _OF[dataset]]
@@ -120,14 +128,14 @@ def rates(dataset: str) -> Inputs:
         for a, b in _CROSSED.get(dataset, ())
     ]
     own = define((), (*singles, *crosses), definition.tasks, ModelSettings(), 1)
-    featurizer, batch = _featurized(dataset, own)
+    featurizer, batch = _featurized(dataset, own, limit)
     found = _inputs(tuple(field.name for field in featurizer.fields), batch)
     return replace(found, numbers=seen_so_far(found))
 
 
-def _featurized(dataset: str, definition: Definition) -> tuple[Featurizer, Batch]:
+def _featurized(dataset: str, definition: Definition, limit: int | None) -> tuple[Featurizer, Batch]:
     featurizer = Featurizer(definition)
-    columns = open_dataset(dataset).columns(featurizer.sources, [task.name for task in definition.tasks])
+    columns = open_dataset(dataset, limit).columns(featurizer.sources, [task.name for task in definition.tasks])
     return featurizer, Batch.join([featurizer.featurize(one) for one in columns])
 
 

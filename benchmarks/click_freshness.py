@@ -1,0 +1,166 @@
+"""From a click that an application posts to the next ranking that knows of it, while impressions come at a steady rate.
+
+A visitor of whom nothing is known is ranked like any other such. Each probe shows one a list, posts its click, and asks
+until that visitor's score differs from that of a stranger at the same commit.
+"""
+
+import argparse
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+from kafka import KafkaProducer
+
+import services.datasets
+from benchmarks.markdown import table
+from services.datasets.click_model import COUNTRIES, DEVICES
+from services.local.stack import LocalStack
+from services.settings import Settings, load_settings
+from trainer.connection import kafka_options
+
+RATE = 1_000
+SIZE = 5
+CONFIG = Path(services.datasets.__file__).parent / "synthetic.toml"
+_CLICK_SHARE = 0.1
+_DELAY_S = 5.0
+_TICK_S = 0.01
+_POLL_S = 0.01
+_LIMIT_S = 30.0
+_SETTLE_S = 1.0
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def shown(rng: random.Random, request: str, user: str | int) -> dict[str, Any]:
+    """An impression of now."""
+    items = [
+        {"id": rng.randrange(20_000), "category": rng.randrange(30), "price": rng.uniform(1, 100)} for _ in range(SIZE)
+    ]
+    who = {"id": user, "country": rng.choice(COUNTRIES)}
+    return {
+        "request_id": request, "ts": _now_ms(), "user": who, "context": {"device": rng.choice(DEVICES)}, "items": items,
+    }  # fmt: skip
+
+
+class Load:
+    """Impressions at a rate, and clicks on a tenth of their items a few seconds later, straight to Kafka."""
+
+    def __init__(self, settings: Settings, rate: int) -> None:
+        self._settings, self._rate, self._stop = settings, rate, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.sent, self.seconds = 0, 0.0
+
+    def __enter__(self) -> "Load":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        topics, rng = self._settings.events.topics, random.Random(1)
+        waiting: list[tuple[float, dict[str, Any]]] = []
+        producer = KafkaProducer(**kafka_options(self._settings.events), linger_ms=5, acks="all")
+        start = time.monotonic()
+        while not self._stop.wait(_TICK_S):
+            self.seconds = time.monotonic() - start
+            while self.sent < self.seconds * self._rate:
+                event = shown(rng, f"load-{self.sent}", int(rng.paretovariate(0.8) * 10) % 50_000)
+                self.sent += 1
+                producer.send(topics.impressions, orjson.dumps(event), event["request_id"].encode())
+                for item in event["items"]:
+                    if rng.random() < _CLICK_SHARE:
+                        click = {"request_id": event["request_id"], "item_id": item["id"], "action": "click"}
+                        waiting.append((self.seconds + rng.expovariate(1 / _DELAY_S), click))
+            due = [click for at, click in waiting if at <= self.seconds]
+            waiting = [one for one in waiting if one[0] > self.seconds]
+            for click in due:
+                value = orjson.dumps({**click, "ts": _now_ms()})
+                producer.send(topics.actions, value, click["request_id"].encode())
+        producer.flush()
+        producer.close()
+
+
+def probe(client: httpx.Client, number: int) -> float:
+    """Seconds from posting a click until a ranking knows of it; infinite if none did for long."""
+    rng = random.Random(number + 1_000)
+    event = shown(rng, f"probe-{number}", f"visitor-{number}")
+    client.post("/v1/events", json={"impressions": [event]}).raise_for_status()
+    time.sleep(_SETTLE_S)
+    click = {"request_id": event["request_id"], "item_id": event["items"][0]["id"], "action": "click"}
+    start = time.monotonic()
+    client.post("/v1/events", json={"actions": [{**click, "ts": _now_ms()}]}).raise_for_status()
+    body = {"context": event["context"], "candidates": event["items"][:1], "log_impression": False}
+    while time.monotonic() - start < _LIMIT_S:
+        answers = [
+            client.post("/v1/rank", json={**body, "user": {**event["user"], "id": user}}).raise_for_status().json()
+            for user in (event["user"]["id"], f"stranger-{number}")
+        ]
+        known, stranger = (answer["items"][0]["score"] for answer in answers)
+        if answers[0]["model"]["commit"] == answers[1]["model"]["commit"] and abs(known - stranger) > 1e-7:
+            return time.monotonic() - start
+        time.sleep(_POLL_S)
+    return np.inf
+
+
+@contextmanager
+def _stack(name: str) -> Iterator[tuple[Settings, str]]:
+    os.environ.setdefault("DOLMEN_RANKER__PORT", "0")
+    os.environ.setdefault("DOLMEN_JOINER__ATTRIBUTION_WINDOW", '"20s"')
+    settings = load_settings(dataset="synthetic")
+    with LocalStack(settings, config=CONFIG, data_dir=Path(name), say=lambda _: None) as stack:
+        stack.supervise()
+        addresses = stack.addresses
+        events = settings.events.model_copy(update={"bootstrap_servers": addresses.bootstrap_servers})
+        yield settings.model_copy(update={"events": events}), addresses.ranker_url
+
+
+def run(rate: int, seconds: int, per_second: float = 4.0) -> dict[str, Any]:
+    """Probes for so many seconds, once windows close as fast as they open."""
+    with (
+        tempfile.TemporaryDirectory() as name, _stack(name) as (settings, url), Load(settings, rate) as load,
+        httpx.Client(base_url=url, timeout=_LIMIT_S, trust_env=False) as client, ThreadPoolExecutor(64) as pool,
+    ):  # fmt: skip
+        time.sleep(30.0)
+        waiting = []
+        for number in range(int(seconds * per_second)):
+            waiting.append(pool.submit(probe, client, number))
+            time.sleep(1 / per_second)
+        found = np.array([future.result() for future in waiting])
+        sent_per_s = load.sent / load.seconds
+    return {
+        "sent_per_s": sent_per_s,
+        "clicks": found.size,
+        "p50_s": float(np.quantile(found, 0.5, method="higher")),
+        "p99_s": float(np.quantile(found, 0.99, method="higher")),
+        "most_s": float(found.max()),
+    }
+
+
+def section() -> str:
+    """The table."""
+    r = run(RATE, 75)
+    row = [f"{r['sent_per_s']:,.0f}/s", f"{SIZE}", str(r["clicks"]), f"{r['p50_s']:.2f} s",
+           f"{r['p99_s']:.2f} s", f"{r['most_s']:.2f} s"]  # fmt: skip
+    return table(["impressions", "items each", "clicks posted", "p50", "p99", "longest"], [row])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=int, default=RATE)
+    parser.add_argument("--seconds", type=int, default=75)
+    args = parser.parse_args()
+    print(orjson.dumps(run(args.rate, args.seconds), option=orjson.OPT_INDENT_2).decode())
