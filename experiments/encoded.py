@@ -17,10 +17,11 @@ from embedding_store.encodings.nested import Nested
 from embedding_store.encodings.selection import make_all
 from embedding_store.encodings.settings import EncodingSettings
 from trainer.definition import Definition
-from trainer.dimension_search import Recipe, train
+from trainer.dimension_search import Recipe
 from trainer.search.matrices import Matrices
 from trainer.search.network import Examples, Network, take
 from trainer.search.steps import Steps
+from trainer.search.training import train
 
 Way = int | Literal["int8"] | None
 """How trained encodings are served: a nested table by a prefix, any in int8, or as they are."""

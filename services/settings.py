@@ -39,8 +39,6 @@ SHIPPED = (
     "kuairand", "kuairand_vectors", "movielens", "movielens_vectors", "movietweetings", "movietweetings_vectors",
     "synthetic",
 )  # fmt: skip
-
-
 _OF_DATASET = ("tables", "features", "statistics", "tasks", "outcomes", "model")
 
 

@@ -195,21 +195,22 @@ def examples_to_columns(messages: Sequence[Mapping[str, Any]], sources: Sequence
         labels=labels,
         weights=np.array([item.get("weight", 1.0) for item in items], dtype=np.float32),
         offsets=_offsets(items, tasks),
-        told=_told_columns(messages, sources),
+        told=_told_columns(messages, items, sources),
     )
 
 
-def _told_columns(messages: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> ToldColumns | None:
+def _told_columns(
+    messages: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]], sources: Sequence[str]
+) -> ToldColumns | None:
+    if not any("request_id" in message for message in messages) and not any("correction" in item for item in items):
+        return None
     requests = np.array([request_number(message) for message in messages], dtype=np.int64)
     told = [told_of(message) for message in messages]
-    if not requests.any() and not any(told):
-        return None
     places, at = [], 0
     for message, some in zip(messages, told, strict=True):
         known = {str(item["id"]): at + n for n, item in enumerate(some)}
-        places += (
-            [known.get(str(item["id"]), -1) for item in message["items"]] if known else [-1] * len(message["items"])
-        )
+        own = message["items"]
+        places += [known.get(str(item["id"]), -1) for item in own] if known else [-1] * len(own)
         at += len(some)
     telling = [message for message, some in zip(messages, told, strict=True) if some]
     counts = np.array([len(some) for some in told], dtype=np.int64)

@@ -7,7 +7,7 @@ import torch
 
 from embedding_store.encodings.masked import Masked
 from embedding_store.plan import TablePlan
-from trainer.dimension_search import cut, search, train, validation_lines, weigh
+from trainer.dimension_search import cut, search
 from trainer.errors import SearchError
 from trainer.search import alignment, selection
 from trainer.search.fitting import fit, footprint, pruned
@@ -17,6 +17,7 @@ from trainer.search.planted import ITEM, definition, make_truth, planted
 from trainer.search.recipe import Recipe
 from trainer.search.recovery import recipe, recover
 from trainer.search.steps import Steps, contributions
+from trainer.search.training import train, validation_lines, weigh
 
 SMALL = make_truth(3, dims=(1, 2, 4), sightings=(8, 16, 32), ids=20, users=30)
 

@@ -112,3 +112,8 @@ def test_blocks_hold_enough_ids_and_cover_all() -> None:
 def test_shares_that_do_not_add_up_are_refused() -> None:
     with pytest.raises(ValueError, match="shares"):
         share_bounds(np.arange(10), (0.5, 0.4))
+
+
+def test_ftrl_takes_no_linear_rate_of_zero() -> None:
+    with pytest.raises(ValueError, match="linear_learning_rate"):
+        TableSettings(name="user", optimizer="ftrl", linear_learning_rate=0.0)

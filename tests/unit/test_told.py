@@ -145,6 +145,19 @@ def test_every_label_is_learned_beside_the_same_whether_it_leaves_with_its_list_
     assert lived(torn) == whole
 
 
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("windows", [(10_000, 10_000), (10_000, 20_000)])
+def test_what_is_told_is_what_left_before(eager, windows):
+    left: dict[str, dict[str, Any]] = {}
+    for message in joined(behave(6, 80), rules(eager, windows)):
+        known = left.setdefault(message["request_id"], {})
+        told = {item["id"]: (item["labels"], item.get("outcomes", {})) for item in message.get("told", [])}
+        assert told == known
+        for item in message["items"]:
+            labels, outcomes = known.get(item["id"], ({}, {}))
+            known[item["id"]] = labels | item["labels"], outcomes | item.get("outcomes", {})
+
+
 def test_a_batch_ends_before_a_message_that_tells_of_a_list_in_it():
     learner = learner_of()
     messages = joined(behave(3, 20), rules(eager=True))

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from embedding_store.encodings.encoding import INDEX_BYTES
 from trainer.definition import Definition
-from trainer.dimension_search import Blocks, Found, cut, log_loss, train, validation_lines, weigh
+from trainer.dimension_search import Blocks, Found, cut
 from trainer.search.matrices import Matrices
 from trainer.search.network import Network
 from trainer.search.recipe import Recipe
 from trainer.search.steps import Steps
+from trainer.search.training import log_loss, train, validation_lines, weigh
 from trainer.validation import auc
 
 
