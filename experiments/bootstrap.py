@@ -1,6 +1,7 @@
 """How far chance may have moved an AUC, or the difference of two on the same examples."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numba
@@ -11,7 +12,7 @@ RESAMPLES = 200
 
 
 @numba.njit(cache=True)
-def _weighted(scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.int64]) -> float:
+def _weighted(scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.uint8]) -> float:
     """AUC of examples by rising score, each counted so many times; ties count one half."""
     below = pairs = good = bad = 0.0
     i = 0
@@ -28,6 +29,13 @@ def _weighted(scores: NDArray[np.float64], positive: NDArray[np.bool_], weights:
         good += ups
         bad += downs
     return pairs / (good * bad) if good and bad else np.nan
+
+
+@lru_cache(maxsize=4)
+def _drawn(seed: int, number: int, count: int) -> NDArray[np.uint8]:
+    """How often each example is in each resample: uint8[R, count]. Kept, for all learners take the same."""
+    rng = np.random.default_rng((seed, number))
+    return np.stack([rng.poisson(1.0, count).astype(np.uint8) for _ in range(RESAMPLES)])
 
 
 class Estimate(NamedTuple):
@@ -78,10 +86,9 @@ class Resampled:
         for s, (y, x) in enumerate(zip(of_seed, scores, strict=True)):
             order = np.argsort(x, kind="stable")
             ranked, positive = x[order], y[order] > 0.5
-            rng = np.random.default_rng((seed, s if of_seed is labels else 0))
-            self.found[s, 0] = _weighted(ranked, positive, np.ones(y.size, dtype=np.int64))
-            for r in range(RESAMPLES):
-                self.found[s, 1 + r] = _weighted(ranked, positive, rng.poisson(1.0, y.size)[order])
+            self.found[s, 0] = _weighted(ranked, positive, np.ones(y.size, dtype=np.uint8))
+            for r, weights in enumerate(_drawn(seed, s if of_seed is labels else 0, y.size)):
+                self.found[s, 1 + r] = _weighted(ranked, positive, weights[order])
         draws = np.random.default_rng((seed, 1 << 20))
         self._drawn = draws.integers(0, len(scores), (RESAMPLES, len(scores)))
 
