@@ -207,7 +207,8 @@ def shipped_config(dataset: str) -> dict[str, Any]:
         ConfigError: If there is none of that name.
     """
     if dataset not in SHIPPED:
-        raise ConfigError(f"--dataset: there is no {dataset!r}; there are {', '.join(SHIPPED)}")
+        named = [name for name in SHIPPED if not name.endswith("_vectors")]
+        raise ConfigError(f"--dataset: there is no {dataset!r}; there are {', '.join(named)}")
     return tomllib.loads((resources.files("services.datasets") / f"{dataset}.toml").read_text())
 
 
