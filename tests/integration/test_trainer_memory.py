@@ -14,6 +14,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from embedding_store.bootstrap import bootstrap
 from embedding_store.inspection import inspect_row, verify
+from embedding_store.settings import SPARE
 from services.local.servers import start_broker
 from tests.definitions import FEATURES, PAST, STATISTICS, TABLES, lived_message, statistic
 from tests.e2e.storm import Store, TrainerProcess, wait_for
@@ -81,7 +82,7 @@ def test_everything_survives_kills_and_grows_with_the_configuration(tmp_path: Pa
         assert past is not None
         assert weight is not None
         assert len(user["accumulators"]) == 4
-        assert len(past["items"]) == 4
+        assert len(past["items"]) == 4 + SPARE
         assert all(0 < w["variance"] < 0.1 for w in weight["weights"])
 
         trainer = run(prefix, **configured((*STATISTICS[1:], MORE)))
