@@ -1,11 +1,12 @@
 """What an experiment leaves: a page of Markdown, the drawing beside it, and the index of all pages."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from services.whole_file import replacing
 
 _FINDING = "> "
 _SIZE = (11.0, 4.6)
@@ -54,12 +55,8 @@ def write(page: Page, name: str, command: str, out: Path) -> None:
     """
     figure = Figure(figsize=_SIZE, layout="constrained")
     page.draw(figure)
-    drawing = out / f".{name}.png.part"
-    try:
+    with replacing(out / f"{name}.png") as drawing:
         figure.savefig(drawing, format="png", dpi=110, metadata={"Software": None})
-        os.replace(drawing, out / f"{name}.png")
-    finally:
-        drawing.unlink(missing_ok=True)
     body = (
         f"# {page.title}\n\n```sh\n{command}\n```\n\n{_FINDING}{page.finding}\n\n![{page.title}]({name}.png)\n\n"
         f"{page.text.strip()}\n"
@@ -95,9 +92,5 @@ def write_index(names: Sequence[str], out: Path, command: str) -> None:
 
 
 def _put(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -207,8 +207,9 @@ def shipped_config(dataset: str) -> dict[str, Any]:
         ConfigError: If there is none of that name.
     """
     if dataset not in SHIPPED:
-        named = [name for name in SHIPPED if not name.endswith("_vectors")]
-        raise ConfigError(f"--dataset: there is no {dataset!r}; there are {', '.join(named)}")
+        from services.datasets.reader import NAMES
+
+        raise ConfigError(f"--dataset: there is no {dataset!r}; there are {', '.join(NAMES)}")
     return tomllib.loads((resources.files("services.datasets") / f"{dataset}.toml").read_text())
 
 

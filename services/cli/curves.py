@@ -1,12 +1,12 @@
 """Draws an evaluation: quality over the stream, the reliability table, and the slices."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from services.whole_file import replacing
 from trainer.curves import curve
 from trainer.evaluation import Evaluation
 
@@ -50,12 +50,8 @@ def draw(evaluation: Evaluation, report: dict[str, Any], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(f"{report['examples']:,} examples, each scored before it was learned; windows of {window:,}")
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         figure.savefig(part, format="png", dpi=110)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _finish_reliability(axis: Axes) -> None:

@@ -1,10 +1,10 @@
 """Draws what a dimension search found: quality by parameters, and the dimensions of each block."""
 
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from services.whole_file import replacing
 from trainer.search.report import Report
 
 
@@ -40,9 +40,5 @@ def draw(report: Report, path: Path) -> None:
     right.grid(alpha=0.3)
     if right.get_legend_handles_labels()[0]:
         right.legend()
-    part_file = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part_file:
         figure.savefig(part_file, format="png", dpi=110)
-        os.replace(part_file, path)
-    finally:
-        part_file.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from services.whole_file import replacing
+
 if TYPE_CHECKING:
     from embedding_store.log import CommitLog
 
@@ -116,7 +118,7 @@ def dump(file: Path, config: Config = None, data_dir: DataDir = _HERE) -> None:
     with _opened(config, data_dir) as log, read_stored(log, directory=file.absolute().parent) as shard:
         if shard is None:
             _fail("the store is empty: there is nothing to dump")
-        with _replacing(file) as part, part.open("wb") as out:
+        with replacing(file) as part, part.open("wb") as out:
             rows = write_dump(out, shard)
     typer.echo(f"{file}: commit {shard.id.seq}, {rows} rows, {file.stat().st_size} bytes")
 
@@ -151,7 +153,7 @@ def export(
             _fail(f"there is no table {table!r} in the store; `dolmen store stats` lists them")
         if table is not None and kinds[table] != "weights":
             _fail(f"table {table!r} holds {kinds[table]}, which have no vectors to export")
-        with _replacing(file) as part:
+        with replacing(file) as part:
             rows = export_parquet(part, shard, names)
     typer.echo(f"{file}: commit {shard.id.seq}, {rows} rows of {len(names)} tables, {file.stat().st_size} bytes")
 
@@ -279,17 +281,6 @@ def _metrics_urls(config: Path | None, data_dir: Path) -> dict[str, str]:
 def _scratch(data_dir: Path) -> Path | None:
     """Where temporary files lie: in a container, /tmp may be memory."""
     return data_dir if data_dir.is_dir() else None
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A file beside the one that is to be written; it takes its place once it is whole, and goes if that fails."""
-    part = file.with_name(file.name + ".part")
-    try:
-        yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _fail(text: str) -> NoReturn:
