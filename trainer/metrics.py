@@ -1,32 +1,30 @@
 """What the trainer tells Prometheus."""
 
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from wsgiref.simple_server import WSGIServer
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from embedding_store.bounded_shard import BoundedShard
 from embedding_store.shard import Shard
+from trainer.exporter import Exporter
 from trainer.health import Health
 from trainer.search.metrics import SearchMetrics
 from trainer.search.online import OnlineSearch
 from trainer.slices import Slices
 from trainer.validation import Progress, Quality
 
-_log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ROWS = (1, 10, 100, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
 
-class TrainerMetrics:
+class TrainerMetrics(Exporter):
     """The trainer's metrics, in a registry of their own.
 
     Args:
@@ -36,10 +34,9 @@ class TrainerMetrics:
     """
 
     def __init__(self, tasks: Sequence[str], slices: Slices | None = None, window: int = 10_000) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         r = self.registry
         self._tasks = tuple(tasks)
-        self._server: WSGIServer | None = None
         slices = slices or Slices()
         self.progress = [Progress(window, len(slices.names)) for _ in tasks]
         self._told = -1
@@ -147,19 +144,6 @@ class TrainerMetrics:
         ):
             if not math.isnan(value):
                 gauge.labels(task, window).set(value)
-
-    def serve(self, host: str, port: int) -> None:
-        """Opens ``/metrics``, unless it is open."""
-        if self._server is None:
-            self._server, _ = start_http_server(port, host, self.registry)
-            _log.info("metrics on http://%s:%d/metrics", host, self._server.server_port)
-
-    def close(self) -> None:
-        """Closes ``/metrics``."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
 
 
 _COUNTED = (

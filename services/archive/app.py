@@ -76,8 +76,7 @@ class Archiver:
             ArchiveOvertaken: If another archiver writes there now.
             LogLost: If Kafka's log was cut below what is archived.
         """
-        server, port = self._metrics.serve(self._config.metrics_host, self._config.metrics_port)
-        _log.info("metrics on http://%s:%d/metrics", self._config.metrics_host, port)
+        self._metrics.serve(self._config.metrics_host, self._config.metrics_port)
         try:
             while not self._stop.is_set():
                 self._open()
@@ -85,7 +84,7 @@ class Archiver:
         except Stopped:
             _log.warning("ended while waiting; what is not written will be read again")
         finally:
-            server.shutdown()
+            self._metrics.close()
             self._cursor.close()
             self._topics.close()
 

@@ -1,18 +1,19 @@
 """What the archiver tells Prometheus."""
 
 from collections.abc import Mapping
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
+
+from trainer.exporter import Exporter
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class ArchiveMetrics:
+class ArchiveMetrics(Exporter):
     """The archiver's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         r = self.registry
         self.messages = Counter("dolmen_archive_messages", "Messages archived.", registry=r)
         self.bytes = Counter("dolmen_archive_bytes", "Bytes of the files that hold them.", registry=r)
@@ -29,8 +30,3 @@ class ArchiveMetrics:
         """Sets the gauges."""
         for (topic, partition), left in lag.items():
             self._lag.labels(topic, str(partition)).set(left)
-
-    def serve(self, host: str, port: int) -> tuple[WSGIServer, int]:
-        """Opens ``/metrics``; returns the server and its port."""
-        server, _ = start_http_server(port, host, self.registry)
-        return server, server.server_port

@@ -93,8 +93,7 @@ class Joiner:
             Fenced: If another joiner took a partition.
             LogLost: If Kafka lost its log and `events.on_lost_log` is "stop".
         """
-        server, port = self._metrics.serve(self._config.metrics_host, self._config.metrics_port)
-        _log.info("metrics on http://%s:%d/metrics", self._config.metrics_host, port)
+        self._metrics.serve(self._config.metrics_host, self._config.metrics_port)
         try:
             while not self._stop.is_set():
                 try:
@@ -108,7 +107,7 @@ class Joiner:
         except Stopped:
             _log.warning("ended while waiting; everything since the last transactions will be read again")
         finally:
-            server.shutdown()
+            self._metrics.close()
             self._close()
             self._topics.close()
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 from services.joiner.join import Join, Tally
 from services.joiner.pending import Pending
+from trainer.exporter import Exporter
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -19,7 +19,7 @@ class _Pair(Protocol):
     pending: Pending
 
 
-class JoinerMetrics:
+class JoinerMetrics(Exporter):
     """The joiner's metrics, in a registry of their own.
 
     Args:
@@ -27,7 +27,7 @@ class JoinerMetrics:
     """
 
     def __init__(self, topics: Sequence[str]) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         r = self.registry
         self.tally = Tally()
         self._told = Tally()
@@ -63,8 +63,3 @@ class JoinerMetrics:
         for reason, count in self.tally.dropped.items():
             self._dropped.labels(reason).inc(count - self._told.dropped[reason])
             self._told.dropped[reason] = count
-
-    def serve(self, host: str, port: int) -> tuple[WSGIServer, int]:
-        """Opens ``/metrics``; returns the server and its port."""
-        server, _ = start_http_server(port, host, self.registry)
-        return server, server.server_port
