@@ -1,6 +1,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEMO_ARGS ?=
+JOBS ?= 2
 TORCH := torch>=2.5,<=2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,8 +25,8 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## start everything, learn from a real click stream, rank before and after a click; DEMO_ARGS=--exit ends it
 	$(BIN)/dolmen demo $(DEMO_ARGS)
 
-test: $(STAMP)  ## every test
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## every test, in JOBS processes, which start servers of their own
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(STAMP)  ## ruff, ruff format, mypy, import-linter
 	$(BIN)/ruff check .

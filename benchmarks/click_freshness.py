@@ -5,14 +5,10 @@ until that visitor's score differs from that of a stranger at the same commit.
 """
 
 import argparse
-import os
 import random
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +19,9 @@ from kafka import KafkaProducer
 
 import services.datasets
 from benchmarks.markdown import table
+from benchmarks.own_stack import own_stack
 from services.datasets.click_model import COUNTRIES, DEVICES
-from services.local.stack import LocalStack
-from services.settings import Settings, load_settings
+from services.settings import Settings
 from trainer.connection import kafka_options
 
 RATE = 1_000
@@ -116,23 +112,12 @@ def probe(client: httpx.Client, number: int) -> float:
     return np.inf
 
 
-@contextmanager
-def _stack(name: str) -> Iterator[tuple[Settings, str]]:
-    os.environ.setdefault("DOLMEN_RANKER__PORT", "0")
-    os.environ.setdefault("DOLMEN_JOINER__ATTRIBUTION_WINDOW", '"20s"')
-    settings = load_settings(dataset="synthetic")
-    with LocalStack(settings, config=CONFIG, data_dir=Path(name), say=lambda _: None) as stack:
-        stack.supervise()
-        addresses = stack.addresses
-        events = settings.events.model_copy(update={"bootstrap_servers": addresses.bootstrap_servers})
-        yield settings.model_copy(update={"events": events}), addresses.ranker_url
-
-
 def run(rate: int, seconds: int, per_second: float = 4.0) -> dict[str, Any]:
     """Probes for so many seconds, once windows close as fast as they open."""
     with (
-        tempfile.TemporaryDirectory() as name, _stack(name) as (settings, url), Load(settings, rate) as load,
-        httpx.Client(base_url=url, timeout=_LIMIT_S, trust_env=False) as client, ThreadPoolExecutor(64) as pool,
+        own_stack(CONFIG, DOLMEN_JOINER__ATTRIBUTION_WINDOW='"20s"') as (settings, addresses),
+        Load(settings, rate) as load, ThreadPoolExecutor(64) as pool,
+        httpx.Client(base_url=addresses.ranker_url, timeout=_LIMIT_S, trust_env=False) as client,
     ):  # fmt: skip
         time.sleep(30.0)
         waiting = []

@@ -2,21 +2,17 @@
 
 import argparse
 import json
-import os
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
+from benchmarks.own_stack import own_stack
 from benchmarks.stack import samples
 from services.datasets.reader import open_dataset
-from services.local.stack import LocalStack
 from services.replay.gauges import quantile
 from services.replay.message import encode
 from services.replay.pace import parse_rate
 from services.replay.producer import KafkaSink
 from services.replay.stream import replay
-from services.settings import load_settings
 from trainer.connection import kafka_options
 
 _BUCKET = 'dolmen_freshness_seconds_bucket{le="'
@@ -33,24 +29,14 @@ def buckets(url: str) -> dict[float, float]:
 
 def run(rate: int, seconds: int) -> dict[str, Any]:
     """Replays at `rate` examples a second for so long."""
-    os.environ.setdefault("DOLMEN_RANKER__PORT", "0")
-    with tempfile.TemporaryDirectory() as name:
-        settings = load_settings(dataset="kuairand")
-        with LocalStack(settings, data_dir=Path(name), say=lambda _: None) as stack:
-            stack.supervise()
-            addresses = stack.addresses
-            url = addresses.metrics_urls["ranker"]
-            events = settings.events.model_copy(update={"bootstrap_servers": addresses.bootstrap_servers})
-            before = buckets(url)
-            data = (
-                open_dataset("synthetic", rate * seconds)
-                if rate * seconds > 94_000
-                else open_dataset("kuairand", rate * seconds)
-            )
-            with KafkaSink(kafka_options(events), events.topics.examples, 1) as sink:
-                progress = replay(encode(data.messages()), sink, parse_rate(str(rate)))
-            time.sleep(2.0)
-            after = buckets(url)
+    with own_stack(dataset="kuairand") as (settings, addresses):
+        url = addresses.metrics_urls["ranker"]
+        before = buckets(url)
+        data = open_dataset("synthetic" if rate * seconds > 94_000 else "kuairand", rate * seconds)
+        with KafkaSink(kafka_options(settings.events), settings.events.topics.examples, 1) as sink:
+            progress = replay(encode(data.messages()), sink, parse_rate(str(rate)))
+        time.sleep(2.0)
+        after = buckets(url)
     counts = {edge: count - before.get(edge, 0.0) for edge, count in after.items()}
     return {
         "rate": rate,

@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from pandas._libs.hashtable import Int64HashTable
 
 from benchmarks.markdown import table
+from embedding_store.arena import Arena
 from embedding_store.codec import VERSION, Block, entry_dtype
 from embedding_store.index import HashIndex
+from embedding_store.kernel import kernel
 from embedding_store.lookup import Occurrences, plain_fields
+from embedding_store.prefetch import prefetch
 from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
+from embedding_store.table import BLOCK, mix
 
 SIZES = (1_000_000, 10_000_000, 50_000_000)
 BATCH = 4096
@@ -28,6 +32,7 @@ PAUSE_BATCH = 2000
 DIM = 16
 _SLICE = 16
 _LOOKED_UP = 4_000_000
+_FLOOR = "one line of memory an id"
 _DICT_MOST = _SHARD_MOST = 10_000_000
 
 Ids = NDArray[np.int64]
@@ -68,6 +73,29 @@ def index(ids: Ids) -> dict[str, float]:
     made.lookup_or_insert(0, ids)
     found = per_second(_asked(ids), lambda some: made.lookup_or_insert(0, some))
     return {"insert": inserted, "present": found, "bytes_a_row": made.nbytes / ids.size}
+
+
+@kernel(inline="always")
+def _line_of(memory: Ids, key: int) -> int:
+    return int(mix(np.uint64(key)) % np.uint64(memory.shape[0]))
+
+
+@kernel()
+def _fetch_lines(memory: Ids, ids: Ids, out: Ids) -> None:
+    for i in range(-BLOCK, ids.size):
+        if i + BLOCK < ids.size:
+            prefetch(memory, _line_of(memory, ids[i + BLOCK]))
+        if i >= 0:
+            out[i] = memory[_line_of(memory, ids[i]), 0]
+
+
+def memory_lines(ids: Ids) -> dict[str, float]:
+    """What no index can beat: one line of a memory of the index's size for each id, fetched ahead."""
+    lines = ids.size * 7 // 16  # 28 bytes a row
+    memory = Arena(np.int64, (8,), lines).array[:lines]
+    memory[:] = 1
+    out = np.empty(BATCH, dtype=np.int64)
+    return {"present": per_second(_asked(ids), lambda some: _fetch_lines(memory, some, out))}
 
 
 def python_dict(ids: Ids) -> dict[str, float]:
@@ -146,6 +174,7 @@ def pauses(rows: int) -> dict[str, float]:
 
 WAYS: dict[str, tuple[Callable[[Ids], dict[str, float]], int]] = {
     "Dolmen's index": (index, max(SIZES)),
+    _FLOOR: (memory_lines, max(SIZES)),
     "Python dict": (python_dict, _DICT_MOST),
     "pandas Int64HashTable": (pandas_table, max(SIZES)),
     "Dolmen, looked up and gathered, width 16": (shard_rows, _SHARD_MOST),
@@ -168,6 +197,7 @@ def section(sizes: tuple[int, ...] = SIZES) -> str:
     """The results as Markdown."""
     found = run(sizes)
     base = {r["rows"]: r for r in found["speed"] if r["way"] == "Dolmen's index"}
+    floor = {r["rows"]: r["present"] for r in found["speed"] if r["way"] == _FLOOR}
     first, last = base[min(sizes)], base[max(sizes)]
     lines = [
         [
@@ -185,7 +215,8 @@ def section(sizes: tuple[int, ...] = SIZES) -> str:
     return table(head, lines) + (
         f"\n\nAt {last['rows'] / 1e6:g} M rows the index finds present ids at "
         f"**{last['present'] / first['present']:.2f}** of its speed at {first['rows'] / 1e6:g} M, and takes new ones "
-        f"at **{last['insert'] / first['insert']:.2f}**. Growing from empty to {pause['rows'] / 1e6:g} M rows in "
+        f"at **{last['insert'] / first['insert']:.2f}**; lines of memory come at "
+        f"{floor[last['rows']] / floor[first['rows']]:.2f}. Growing from empty to {pause['rows'] / 1e6:g} M rows in "
         f"batches of {PAUSE_BATCH:,} new ids: longest pause of a batch **{pause['longest_ms']:.1f} ms**, 99.9 % within "
         f"{pause['p99_9_ms']:.2f} ms, median {pause['p50_ms']:.2f} ms; "
         f"{pause['bytes_a_row_least']:.0f} to {pause['bytes_a_row_most']:.0f} bytes a row on the way."

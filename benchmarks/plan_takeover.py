@@ -6,8 +6,6 @@ recorded, and every answer of the ranker is computed again afterwards from a lea
 
 import argparse
 import json
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +19,7 @@ import numpy as np
 
 from benchmarks.freshness import buckets
 from benchmarks.markdown import table
+from benchmarks.own_stack import own_stack
 from benchmarks.stack import samples
 from embedding_store.bootstrap import Snapshot, bootstrap
 from embedding_store.commit import Commit, CommitId, decode
@@ -32,14 +31,12 @@ from embedding_store.plan import TablePlan
 from embedding_store.proposal import Proposal, propose
 from embedding_store.redis_client import connect
 from services.datasets.reader import open_dataset
-from services.local.stack import LocalStack
 from services.ranker.score import Model
 from services.replay.gauges import quantile
 from services.replay.message import encode
 from services.replay.pace import parse_rate
 from services.replay.producer import KafkaSink
 from services.replay.stream import replay
-from services.settings import load_settings
 from trainer.connection import kafka_options
 from trainer.definition import Definition
 from trainer.learner import Learner
@@ -183,41 +180,35 @@ def compare(recorder: Recorder, answers: Sequence[Answer], some: Sequence[dict[s
 
 def run(rate: int, seconds: int, warm: int) -> dict[str, Any]:
     """`warm` examples as fast as they go, then `rate` a second, with a take-over at each quarter of so many seconds."""
-    os.environ.setdefault("DOLMEN_RANKER__PORT", "0")
     some = requests(_USERS)
-    with tempfile.TemporaryDirectory() as name:
-        settings = load_settings(CONFIG)
-        with LocalStack(settings, config=CONFIG, data_dir=Path(name), say=lambda _: None) as stack:
-            stack.supervise()
-            addresses = stack.addresses
-            store = settings.store.model_copy(update={"url": addresses.redis_url})
-            log = CommitLog(connect(store), Keys(store.prefix))
-            urls = addresses.metrics_urls
-            messages = encode(open_dataset("synthetic", warm + rate * seconds).messages())
-            events = settings.events.model_copy(update={"bootstrap_servers": addresses.bootstrap_servers})
-            with KafkaSink(kafka_options(events), events.topics.examples, 1) as sink:
-                sent = 0
-                if warm:
-                    sent += replay(_some(messages, warm), sink).examples
-                    _learned(urls["trainer"], warm)
-                recorder = Recorder.begin(log)
-                begun = _consumed(urls["trainer"])
-                with looking_on(recorder, addresses.ranker_url, some) as answers:
-                    marks = [(0.0, buckets(urls["ranker"]))]
-                    pace = _in_background(messages, sink, rate)
-                    for plan in PLANS:
-                        time.sleep(seconds / (len(PLANS) + 1))
-                        marks.append((time.monotonic(), buckets(urls["ranker"])))
-                        for one in plan[1]:
-                            propose(log, Proposal(one, plan[2]))
-                        _taken_over(log)
-                    progress = pace()
-                    sent += progress
-                    _learned(urls["trainer"], sent)
-                    time.sleep(_SETTLE_S)
+    with own_stack(CONFIG) as (settings, addresses):
+        store = settings.store.model_copy(update={"url": addresses.redis_url})
+        log = CommitLog(connect(store), Keys(store.prefix))
+        urls = addresses.metrics_urls
+        messages = encode(open_dataset("synthetic", warm + rate * seconds).messages())
+        with KafkaSink(kafka_options(settings.events), settings.events.topics.examples, 1) as sink:
+            sent = 0
+            if warm:
+                sent += replay(_some(messages, warm), sink).examples
+                _learned(urls["trainer"], warm)
+            recorder = Recorder.begin(log)
+            begun = _consumed(urls["trainer"])
+            with looking_on(recorder, addresses.ranker_url, some) as answers:
+                marks = [(0.0, buckets(urls["ranker"]))]
+                pace = _in_background(messages, sink, rate)
+                for plan in PLANS:
+                    time.sleep(seconds / (len(PLANS) + 1))
                     marks.append((time.monotonic(), buckets(urls["ranker"])))
-                trainer = samples(urls["trainer"])
-            faults = verify(log).faults
+                    for one in plan[1]:
+                        propose(log, Proposal(one, plan[2]))
+                    _taken_over(log)
+                progress = pace()
+                sent += progress
+                _learned(urls["trainer"], sent)
+                time.sleep(_SETTLE_S)
+                marks.append((time.monotonic(), buckets(urls["ranker"])))
+            trainer = samples(urls["trainer"])
+        faults = verify(log).faults
     found = compare(recorder, answers, some)
     for phase, (_, before), (_, after) in zip(PHASES, marks, marks[1:], strict=False):
         found["phases"][phase]["p99_s"] = quantile({e: n - before.get(e, 0.0) for e, n in after.items()}, 0.99)

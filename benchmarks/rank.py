@@ -4,11 +4,8 @@ import argparse
 import http.client
 import json
 import multiprocessing
-import os
 import socket
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,13 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from benchmarks.own_stack import own_stack
 from benchmarks.stack import samples
 from services.datasets.reader import open_dataset
-from services.local.stack import LocalStack
 from services.replay.message import encode
 from services.replay.producer import KafkaSink
 from services.replay.stream import replay
-from services.settings import load_settings
 from trainer.connection import kafka_options
 
 
@@ -65,8 +61,6 @@ def measure(url: str, method: str, path: str, body: bytes, count: int) -> dict[s
 
 def run(requests: int) -> list[dict[str, Any]]:
     """Learns the slice, then asks for 10, 100 and 500 candidates."""
-    os.environ.setdefault("DOLMEN_RANKER__PORT", "0")
-    settings = load_settings(dataset="kuairand")
     items: dict[Any, dict[str, Any]] = {}
     data = open_dataset("kuairand", 50_000)
     for message in data.messages():
@@ -78,11 +72,8 @@ def run(requests: int) -> list[dict[str, Any]]:
         port = free.getsockname()[1]
     bare = multiprocessing.get_context("spawn").Process(target=_bare, args=(port,), daemon=True)
     rows = []
-    with tempfile.TemporaryDirectory() as name, LocalStack(settings, data_dir=Path(name), say=lambda _: None) as stack:
-        stack.supervise()
-        addresses = stack.addresses
-        events = settings.events.model_copy(update={"bootstrap_servers": addresses.bootstrap_servers})
-        with KafkaSink(kafka_options(events), events.topics.examples, 1) as sink:
+    with own_stack(dataset="kuairand") as (settings, addresses):
+        with KafkaSink(kafka_options(settings.events), settings.events.topics.examples, 1) as sink:
             replay(encode(data.messages()), sink)
         while samples(addresses.metrics_urls["trainer"])['dolmen_examples_total{task="click"}'] < data.examples:
             time.sleep(0.1)

@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -15,10 +14,9 @@ import orjson
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from benchmarks.own_stack import own_stack
 from services.datasets.reader import open_dataset
 from services.local.servers import start_broker
-from services.local.stack import LocalStack
-from services.settings import load_settings
 
 LIST = 10
 TOPIC = "dolmen.examples"
@@ -61,29 +59,21 @@ def samples(url: str) -> dict[str, float]:
 
 def run(examples: int) -> dict[str, Any]:
     """Fills a topic, then lets the stack eat it."""
-    os.environ.setdefault("DOLMEN_RANKER__PORT", "0")
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with start_broker(directory / "broker") as broker:
-            messages = fill(broker.address, lists_of_ten(examples))
-            settings = load_settings(dataset="kuairand")
-            events = settings.events.model_copy(update={"bootstrap_servers": broker.address})
-            settings = settings.model_copy(update={"events": events})
-            stack = LocalStack(settings, data_dir=directory / "data", say=lambda _: None)
-            with stack:
-                stack.supervise()
-                url = stack.addresses.metrics_urls["trainer"]
-                first = samples(url)
-                start = time.perf_counter()
-                begun = first['dolmen_examples_total{task="click"}']
-                while True:
-                    now = samples(url)
-                    done = now['dolmen_examples_total{task="click"}']
-                    if done >= messages * LIST:
-                        break
-                    time.sleep(0.05)
-                seconds = time.perf_counter() - start
-                auc = now.get('dolmen_online_auc{task="click",window="all"}')
+    with tempfile.TemporaryDirectory() as directory, start_broker(Path(directory)) as broker:
+        messages = fill(broker.address, lists_of_ten(examples))
+        with own_stack(dataset="kuairand", DOLMEN_EVENTS__BOOTSTRAP_SERVERS=broker.address) as (_, addresses):
+            url = addresses.metrics_urls["trainer"]
+            first = samples(url)
+            start = time.perf_counter()
+            begun = first['dolmen_examples_total{task="click"}']
+            while True:
+                now = samples(url)
+                done = now['dolmen_examples_total{task="click"}']
+                if done >= messages * LIST:
+                    break
+                time.sleep(0.05)
+            seconds = time.perf_counter() - start
+            auc = now.get('dolmen_online_auc{task="click",window="all"}')
     stages = {
         key.partition('stage="')[2].rstrip('"}'): value - first.get(key, 0.0)
         for key, value in now.items()

@@ -131,7 +131,7 @@ def _section(done: list[Done], areas: Areas) -> str:
 
 
 def _statements(areas: Areas) -> list[str]:
-    """What the issue's questions come to, figures in hand."""
+    """What the experiment is for, answered in figures."""
     full = areas[FULL]
 
     def less(name: str, other: Resampled) -> str:

@@ -57,6 +57,8 @@ class SearchMetrics:
                 self._tell(table, "after")
                 del self._due[table]
         for name in search.tables:
+            self._proposals.labels(name)
+            self._takeovers.labels(name)
             plan = shard.layouts.plans.get(name)
             dim = shard.tables[shard.number[name]].dim
             self._bytes.labels(name, "in force").set(_NUMBER_BYTES * search.numbers(name))
