@@ -42,7 +42,8 @@ def _now_ms() -> int:
 def shown(rng: random.Random, request: str, user: str | int) -> dict[str, Any]:
     """An impression of now."""
     items = [
-        {"id": rng.randrange(20_000), "category": rng.randrange(30), "price": rng.uniform(1, 100)} for _ in range(SIZE)
+        {"id": item, "category": rng.randrange(30), "price": rng.uniform(1, 100)}
+        for item in rng.sample(range(20_000), SIZE)
     ]
     who = {"id": user, "country": rng.choice(COUNTRIES)}
     return {

@@ -4,7 +4,8 @@ import json
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,29 @@ SEARCH = orjson.dumps(
 ).decode()
 
 
+def killed_and_finished(
+    start: Callable[[str], TrainerProcess],
+    store: Store,
+    topic: str,
+    messages: int,
+    kills: int,
+    due: Callable[[TrainerProcess, int], bool],
+) -> dict[str, TablePlan]:
+    """Plans in force at the end of a topic whose trainer was killed so often, each time once a kill is due."""
+    killed = 0
+    for turn in range(kills):
+        trainer = start(store.log.keys.prefix)
+        wait_for("the time to kill", lambda: due(trainer, turn), trainer)  # noqa: B023 - called at once
+        trainer.end(signal.SIGKILL)
+        killed += sum(store.offsets(topic).values()) < messages
+    assert killed or not kills
+    finish(store, start(store.log.keys.prefix), topic, messages)
+    assert verify(store.log).faults == []
+    snapshot = bootstrap(store.log, learning=True)
+    assert snapshot is not None
+    return dict(snapshot.shard.layouts.plans)
+
+
 @pytest.mark.timeout(900)
 def test_what_the_live_search_finds_is_the_same_with_and_without_kills(
     tmp_path: Path, redis_url: str, bootstrap_servers: str, names: dict[str, str]
@@ -257,26 +281,17 @@ def test_what_the_live_search_finds_is_the_same_with_and_without_kills(
     names["DOLMEN_TRAINER__DIMENSION_SEARCH"] = "auto"
     names["DOLMEN_TRAINER__SEARCH"] = SEARCH
     messages = write_stream(bootstrap_servers, topic, 8_000)
+    start = partial(TrainerProcess, tmp_path, redis_url, bootstrap_servers, **names)
     dumps = []
     for kills in (0, 2):
-        prefix = f"{topic}-{kills}"
-        store = Store(redis_url, prefix)
-        killed = 0
-        for _ in range(kills):
-            trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, prefix, **names)
-            seen = killed * messages // (kills + 1)
-            wait_for("more", lambda: sum(store.offsets(topic).values()) > seen, trainer)  # noqa: B023 - called at once
-            trainer.end(signal.SIGKILL)
-            killed += sum(store.offsets(topic).values()) < messages
-        assert killed or not kills
-        trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, prefix, **names)
-        finish(store, trainer, topic, messages)
-        snapshot = bootstrap(store.log, learning=True)
-        assert snapshot is not None
-        plans = snapshot.shard.layouts.plans
+        store = Store(redis_url, f"{topic}-{kills}")
+
+        def due(trainer: TrainerProcess, turn: int) -> bool:
+            return sum(store.offsets(topic).values()) > turn * messages // 3  # noqa: B023 - called in this round
+
+        plans = killed_and_finished(start, store, topic, messages, kills, due)
         assert any(plan.matrix is not None and len(plan.kept) > 1 for plan in plans.values()), plans
         dumps.append(store.dump(tmp_path / f"{kills}.dump"))
-        assert verify(store.log).faults == []
     assert dumps[0] == dumps[1]
 
 
@@ -287,25 +302,14 @@ def test_a_plan_from_an_offset_on_is_the_same_with_and_without_kills(
     names["DOLMEN_TRAINER__DETERMINISTIC"] = "true"
     messages = write_stream(bootstrap_servers, topic, 12_000)
     plan = TablePlan((2, 8), ((0,), (0, 3), tuple(range(8))))
+    start = partial(TrainerProcess, tmp_path, redis_url, bootstrap_servers, **names)
     dumps = []
     for kills in (0, 3):
-        prefix = f"{topic}-{kills}"
-        store = Store(redis_url, prefix)
+        store = Store(redis_url, f"{topic}-{kills}")
         propose(store.log, Proposal("video", plan, from_offset=messages // 3))
-        killed = 0
-        for _ in range(kills):
-            trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, prefix, **names)
-            wait_for("first example", lambda: trainer.consumed() > 0, trainer)  # noqa: B023 - called at once
-            trainer.end(signal.SIGKILL)
-            killed += sum(store.offsets(topic).values()) < messages
-        assert killed or not kills
-        trainer = TrainerProcess(tmp_path, redis_url, bootstrap_servers, prefix, **names)
-        finish(store, trainer, topic, messages)
-        snapshot = bootstrap(store.log, learning=True)
-        assert snapshot is not None
-        assert snapshot.shard.layouts.plans == {"video": plan}
+        plans = killed_and_finished(start, store, topic, messages, kills, lambda trainer, _: trainer.consumed() > 0)
+        assert plans == {"video": plan}
         dumps.append(store.dump(tmp_path / f"{kills}.dump"))
-        assert verify(store.log).faults == []
     assert dumps[0] == dumps[1]
 
 
