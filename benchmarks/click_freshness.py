@@ -117,8 +117,9 @@ def run(rate: int, seconds: int, per_second: float = 4.0) -> dict[str, Any]:
     """Probes for so many seconds, once windows close as fast as they open."""
     with (
         own_stack(CONFIG, DOLMEN_JOINER__ATTRIBUTION_WINDOW='"20s"') as (settings, addresses),
-        Load(settings, rate) as load, ThreadPoolExecutor(64) as pool,
+        Load(settings, rate) as load,
         httpx.Client(base_url=addresses.ranker_url, timeout=_LIMIT_S, trust_env=False) as client,
+        ThreadPoolExecutor(64) as pool,
     ):  # fmt: skip
         time.sleep(30.0)
         waiting = []
