@@ -54,9 +54,10 @@ def prometheus_binary() -> str:
 
 @pytest.fixture(scope="module")
 def stack(prometheus_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
-    """The whole local stack, with the shipped configuration, a memory budget, an archive and a search."""
+    """The whole local stack: the shipped configuration with a DeepFM and its search, a memory budget and an archive."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOLMEN_TRAINER__MEMORY_BUDGET", "64MiB")
+        patch.setenv("DOLMEN_MODEL__NAME", "deepfm")
         patch.setenv("DOLMEN_TRAINER__DIMENSION_SEARCH", "propose")
         patch.setenv("DOLMEN_ARCHIVE__PATH", str(tmp_path_factory.mktemp("archive")))
         patch.setenv("DOLMEN_ARCHIVE__FLUSH_INTERVAL", "1s")

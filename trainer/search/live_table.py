@@ -42,7 +42,7 @@ class Descent(NamedTuple):
 
     every: int = 512
     rate: float = 0.02
-    penalty: float = 0.8
+    penalty: float = 1.2
     floor: float = 0.1
 
 

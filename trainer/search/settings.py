@@ -19,4 +19,4 @@ class OnlineSearchSettings(Section):
     )
     spare: int = Field(default=1, ge=0, description="dimensions that a block keeps beyond those in use")
     rate: float = Field(default=0.02, gt=0, le=1, description="of alpha's steps, one every 512 examples")
-    penalty: float = Field(default=0.8, ge=0, description="how strongly alpha is drawn to 0")
+    penalty: float = Field(default=1.2, ge=0, description="how strongly alpha is drawn to 0")
