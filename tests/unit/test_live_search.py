@@ -163,6 +163,15 @@ def test_it_proposes_what_saves_and_goes_on_exactly_after_a_restore():
     assert {0, 1} < set(one.shard.layouts.plans["t"].kept[-1])
 
 
+def test_a_search_that_is_switched_on_later_counts_the_ids_that_are_there():
+    stream = Stream(SETTINGS)
+    for batch in range(4):
+        stream.see(batch)
+    later = OnlineSearch(stream.shard, SETTINGS, ["t"], True)
+    assert later.numbers("t") == stream.search.numbers("t") == 40 * 4
+    assert later.tables["t"].reached.tolist() == stream.search.tables["t"].reached.tolist()
+
+
 def test_a_plan_from_elsewhere_begins_alpha_anew_where_it_gives_dimensions():
     stream = Stream(OnlineSearchSettings(align=(), interval=1 << 30))
     stream.see(1)

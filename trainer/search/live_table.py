@@ -64,7 +64,8 @@ class LiveTable:
     Attributes:
         alpha: float64[L, K].
         seen: float64[L], lookups in each block since the axes were chosen.
-        reached: float64[L], how many ids are in each block; those that expired are still counted.
+        reached: float64[L], how many ids are in each block; those that expired are still counted, those that were not
+            in the trainer's memory when the search was switched on are not.
         axes: float64[K, K], columns: the axes that alpha belongs to; the plan's matrix, or those chosen since.
     """
 
@@ -183,7 +184,7 @@ class LiveTable:
 
     def numbers(self, kept: NDArray[np.bool_]) -> float:
         """Numbers of all vectors if the blocks keep these dimensions."""
-        return float(self.reached @ kept.sum(1))
+        return float(np.maximum(self.reached, 0.0) @ kept.sum(1))
 
     # In the commit
 

@@ -94,6 +94,9 @@ class OnlineSearch:
         self._known: dict[str, TablePlan | None] = dict.fromkeys(self.tables)
         self._before = self._of = np.empty(0, dtype=np.int64)
         self._live = {name: kept_by(None, table.dim) for name, table in self.tables.items()}
+        for name, table in self.tables.items():
+            counts = shard.rows.headers["count"][shard.live_rows(shard.number[name])].astype(np.int64)
+            table.count(np.zeros_like(counts), counts)
 
     # What the stream brings
 
