@@ -26,7 +26,7 @@ demo: $(STAMP)  ## start everything, learn from a real click stream, rank before
 	$(BIN)/dolmen demo $(DEMO_ARGS)
 
 test: $(STAMP)  ## every test, in JOBS processes, which start servers of their own
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## ruff, ruff format, mypy, import-linter
 	$(BIN)/ruff check .

@@ -135,10 +135,10 @@ def far(widths: list[float], truth: Truth) -> float:
 
 
 def cold(seed: int, auto: bool, events: int = 2_000_000) -> tuple[Run, Truth]:
-    """A model and a search from nothing, axes chosen at a quarter and a half."""
+    """A model and a search from nothing, axes chosen at each quarter."""
     truth = make_truth(seed, DIMS, users=500)
     run = Run.begin(live_definition(), seed)
-    run.search(OnlineSearchSettings(align=(events // 4, events // 2)))
+    run.search(OnlineSearchSettings(align=(events // 4, events // 2, 3 * events // 4)))
     run.feed(truth, events, auto)
     return run, truth
 
@@ -147,7 +147,7 @@ def warm(seed: int, events: int = 1_000_000) -> tuple[Run, Truth]:
     """A search of so many events on a model that was trained on as many and whose rows were turned to their axes."""
     truth = make_truth(seed, DIMS, users=500)
     run = Run.begin(live_definition(), seed)
-    run.search(OnlineSearchSettings(align=(events // 2, events)))
+    run.search(OnlineSearchSettings(align=(events // 2, 3 * events // 4, events)))
     run.feed(truth, events)
     run.search(OnlineSearchSettings(align=()))
     run.feed(truth, events)

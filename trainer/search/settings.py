@@ -10,7 +10,8 @@ class OnlineSearchSettings(Section):
 
     tables: tuple[str, ...] = Field(default=(), description="those searched; default: every table with vectors")
     align: tuple[int, ...] = Field(
-        default=(500_000, 1_000_000), description="examples after which the axes are chosen anew, before any proposal"
+        default=(500_000, 1_000_000, 1_500_000),
+        description="examples after which the axes are chosen anew, before any proposal",
     )
     interval: int = Field(default=50_000, ge=512, description="examples from one judgement to the next")
     least: int = Field(default=2_000, ge=1, description="lookups of a block before it is judged")
