@@ -22,6 +22,8 @@ from services.joiner.metrics import JoinerMetrics
 from services.ranker.metrics import RankerMetrics
 from services.settings import ConfigError, load_settings
 from trainer.metrics import TrainerMetrics
+from trainer.search.online import OnlineSearch
+from trainer.search.settings import OnlineSearchSettings
 
 ROOT = Path(__file__).parents[2]
 OURS = ("joiner", "archive", "trainer", "ranker")
@@ -103,9 +105,8 @@ def alert_rules() -> list[dict[str, Any]]:
 def exported() -> set[str]:
     """Names of all samples that our services export."""
     trainer, ranker = TrainerMetrics(["click"]), RankerMetrics()
-    trainer.refresh(
-        BoundedShard(SimpleNamespace(folded=lambda: 0), 8 << 20, [TableSettings(name="t", dim=2)], 1), {}, 0
-    )
+    shard = BoundedShard(SimpleNamespace(folded=lambda: 0), 8 << 20, [TableSettings(name="t", dim=2)], 1)
+    trainer.refresh(shard, {}, 0, OnlineSearch(shard, OnlineSearchSettings(), ["t"], True))
     ranker.watch(SimpleNamespace(tally=Tally(), lag_commits=0), lambda: None)
     registries = (
         JoinerMetrics(["dolmen.actions"]).registry, ArchiveMetrics().registry, trainer.registry, ranker.registry
