@@ -1,17 +1,13 @@
 """Real servers for the tests that need them: an embedded Valkey, the embedded broker and, where there is one, Kafka."""
 
 import os
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from services.local.servers import start_broker, start_valkey
+from tests import apache_kafka
 
-KAFKA_VARIABLE = "DOLMEN_TEST_KAFKA"
 KAFKA_CLIENT_WARNING = "ignore:(read_text|open_text) is deprecated. Use files:DeprecationWarning"
 """kafka-python 3 loads its schemas in a way that Python 3.11 and 3.12 warn of."""
 
@@ -35,32 +31,10 @@ def bootstrap_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.T
         with start_broker(directory) as server:
             yield server.address
         return
-    script = os.environ.get(KAFKA_VARIABLE)
+    script = os.environ.get(apache_kafka.VARIABLE)
     if not script:
-        pytest.skip(f"{KAFKA_VARIABLE} names no script that starts Apache Kafka (`start DIR` prints `host:port pid`)")
-    answer = subprocess.run([script, str(directory)], check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
-    address, pid = answer.split()
-    try:
+        pytest.skip(
+            f"{apache_kafka.VARIABLE} names no script that starts Apache Kafka (`start DIR` prints `host:port pid`)"
+        )
+    with apache_kafka.apache_kafka(script, directory) as address:
         yield address
-    finally:
-        _stop(int(pid))
-
-
-def _stop(pid: int) -> None:
-    """Ends a process that is not our child, by force after 20 s."""
-    for number, tries in ((signal.SIGTERM, 400), (signal.SIGKILL, 100)):
-        for sent in range(tries):
-            if not _runs(pid):
-                return
-            if sent == 0:
-                os.kill(pid, number)
-            time.sleep(0.05)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")

@@ -36,6 +36,7 @@ from embedding_store.redis_client import connect
 from embedding_store.settings import StoreSettings
 from services.datasets.reader import open_dataset
 from services.local.servers import Server, start_broker, start_valkey
+from tests import apache_kafka
 
 CONFIG = Path(__file__).with_name("storm.toml").read_text()
 BUDGET = "2200KiB"
@@ -271,14 +272,8 @@ def broker(kind: str, directory: Path) -> Iterator[str]:
         with start_broker(directory) as server:
             yield server.address
         return
-    answer = subprocess.run(
-        [os.environ["DOLMEN_TEST_KAFKA"], str(directory)], check=True, stdout=subprocess.PIPE, text=True, timeout=120
-    ).stdout
-    address, pid = answer.split()
-    try:
+    with apache_kafka.apache_kafka(os.environ[apache_kafka.VARIABLE], directory) as address:
         yield address
-    finally:
-        os.kill(int(pid), signal.SIGTERM)
 
 
 def main() -> None:
