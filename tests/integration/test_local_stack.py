@@ -19,6 +19,7 @@ from services.local.errors import LocalError
 from services.local.servers import start_broker, start_valkey
 from services.local.stack import LocalStack
 from services.settings import Settings
+from tests.processes import runs
 from trainer.settings import TopicSettings
 
 FAKE_SERVICE = """
@@ -119,15 +120,6 @@ def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end_s, "it did not happen in time"
         time.sleep(0.02)
-
-
-def runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def topics(bootstrap_servers: str) -> dict[str, int]:

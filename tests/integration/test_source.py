@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ from kafka.errors import KafkaError
 
 import trainer.cursor
 from services.local.servers import Server, start_broker
+from tests import apache_kafka
+from tests.processes import runs
 from trainer.connection import kafka_options
 from trainer.errors import EventsUnavailable, LogLost
 from trainer.settings import EventsSettings
@@ -596,10 +597,10 @@ def succeeds(action: Callable[[], None]) -> bool:
 
 
 def test_a_kafka_that_was_away_is_read_on_where_it_was_left(tmp_path: Path) -> None:
-    script = os.environ.get("DOLMEN_TEST_KAFKA")
+    script = os.environ.get(apache_kafka.VARIABLE)
     if not script:
-        pytest.skip("DOLMEN_TEST_KAFKA names no script that starts Apache Kafka")
-    servers, pid = start_kafka(script, tmp_path)
+        pytest.skip(f"{apache_kafka.VARIABLE} names no script that starts Apache Kafka")
+    servers, pid = apache_kafka.start(script, tmp_path)
     try:
         settings = new_settings(servers)
         create(settings)
@@ -610,7 +611,7 @@ def test_a_kafka_that_was_away_is_read_on_where_it_was_left(tmp_path: Path) -> N
             assert take(source, 1) == ["c"]  # was fetched before
             assert source.poll(500, 10) == []
             assert not source.at_end()
-            servers, pid = start_kafka(script, tmp_path)
+            servers, pid = apache_kafka.start(script, tmp_path)
             send(settings, "d")
             assert take(source, 1) == ["d"]
             wait_for(lambda: succeeds(source.check))
@@ -620,15 +621,9 @@ def test_a_kafka_that_was_away_is_read_on_where_it_was_left(tmp_path: Path) -> N
         stop_kafka(pid)
 
 
-def start_kafka(script: str, directory: Path) -> tuple[str, int]:
-    answer = subprocess.run([script, str(directory)], check=True, stdout=subprocess.PIPE, text=True, timeout=120)
-    servers, pid = answer.stdout.split()
-    return servers, int(pid)
-
-
 def stop_kafka(pid: int) -> None:
     try:
         os.kill(pid, 9)
     except ProcessLookupError:
         return
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text())
+    wait_for(lambda: not runs(pid))

@@ -20,7 +20,7 @@ from trainer.settings import TrainerSettings
 
 TABLE = TableSettings(name="t", dim=4)
 ALL = np.ones((BLOCKS, 4), dtype=np.bool_)
-DESCENT = Descent(every=1)
+DESCENT = Descent(rate=0.02, penalty=1.2, every=1)
 
 
 def test_alpha_falls_where_a_dimension_hurts_or_does_nothing_and_stays_where_it_helps():
@@ -46,7 +46,7 @@ def test_one_step_by_hand():
     table.observe(
         np.zeros(1, dtype=np.int64), np.array([[2.0, 1.0]], np.float32), np.array([[0.5, -1.0]], np.float32), False
     )
-    table.descend(Descent(1, rate=0.1, penalty=0.5, floor=0.1), np.ones((BLOCKS, 2), dtype=np.bool_))
+    table.descend(Descent(rate=0.1, penalty=0.5, every=1, floor=0.1), np.ones((BLOCKS, 2), dtype=np.bool_))
     gradient = np.array([1.0 - 1.0 * 0.5, -1.0])
     wanted = np.clip(np.array([0.5, 1.0]) - 0.1 * (gradient / 0.75 + 0.5), 0.1, 1.0)
     np.testing.assert_allclose(table.alpha[0], wanted, rtol=1e-6)

@@ -34,15 +34,15 @@ class Descent(NamedTuple):
     """How alpha moves.
 
     Attributes:
-        every: Examples of a step.
         rate: Of a step.
         penalty: By how much of a block's mean gradient alpha is drawn to 0.
+        every: Examples of a step.
         floor: Least alpha; above 0, so that a dimension can come back.
     """
 
+    rate: float
+    penalty: float
     every: int = 512
-    rate: float = 0.02
-    penalty: float = 1.2
     floor: float = 0.1
 
 
