@@ -230,6 +230,8 @@ class Shard(RowSet):
         self.layouts.plans = {table: plan for table, plan in now.items() if plan is not None}
         self._layouts = self.layouts.arrays()
         self._stale = 0
+        if self.learning:  # a reader would make a cold row that never changed in its new layout, not re-encode it
+            self._renew(np.arange(len(self.tables)))
 
     def carry_out(self, make_room: Callable[[], None] = lambda: None) -> None:
         """Re-encodes what the present plans have otherwise, if they are not carried out yet.
@@ -267,10 +269,13 @@ class Shard(RowSet):
         return True
 
     def sweep(self, rows: int) -> None:
-        """Removes the expired among the next so many rows; the sweep goes round, so repeated calls reach every row."""
-        first = self._sweep if self._sweep < self.index.rows_end else len(self.tables)
+        """Removes the expired among the next so many rows; the sweep goes round, so repeated calls reach every row.
+
+        A round ends where the rows end, and the next begins at the first: new rows at the end do not hold it there.
+        """
+        first = self._sweep
         last = min(first + rows, self.index.rows_end)
-        self._sweep = last
+        self._sweep = last if last < self.index.rows_end else len(self.tables)
         found = np.empty(max(0, last - first), dtype=np.int64)
         n = expired_rows(self.rows.arrays, self._table_arrays, first, last, self.clock_ms, found)
         if n:

@@ -13,6 +13,8 @@ from embedding_store.commit import CommitId
 from embedding_store.dump import load_dump, read_dump
 from embedding_store.errors import BadBytes, NotEmpty, StoreUnavailable
 from embedding_store.materializer import Materializer
+from embedding_store.plan import TablePlan
+from embedding_store.settings import TableSettings
 from embedding_store.shard import Shard
 from tests.shards import SEED, TABLES, Writer, dump_of, flaky_log, foot_of, keys_of, log_for, see, stored
 
@@ -83,6 +85,14 @@ def test_a_dump_says_nothing_of_commits_epochs_topic_ids_or_the_order_of_learnin
     other.parts = dict(writer.parts)
     assert dump_of(other.snapshot()) == writer.committed
     assert b"topic_id" not in writer.committed
+
+
+def test_a_plan_for_a_table_that_learned_nothing_yet_leaves_redis_and_memory_alike(redis_url):
+    writer = Writer(log_for(redis_url), [TableSettings(name="fine", dim=3, optimizer="adagrad_elementwise")])
+    writer.commit()
+    writer.shard.set_plan("fine", TablePlan((), ((0,),), ((0.5, 0.1, 0.2), (0.1, -0.4, 0.3), (0.3, 0.2, -0.6))))
+    writer.commit()
+    assert stored(writer.log) == writer.committed
 
 
 def test_expired_rows_are_left_out_whether_swept_or_not():

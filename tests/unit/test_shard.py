@@ -263,6 +263,17 @@ def test_sweeping_little_by_little_reaches_every_expired_row():
     assert shard.index.rows_end <= 2 + 602
 
 
+def test_rows_that_keep_coming_do_not_hold_the_sweep_at_the_end():
+    shard = Shard([WIDE], SEED)
+    for key in range(200):
+        see(shard, [[key]], times_ms=1000)
+        shard.sweep(4)
+    for key in range(200, 400):
+        see(shard, [[key]], times_ms=9000)
+        shard.sweep(4)
+    assert shard.counts.tolist() == [200]
+
+
 # What a commit takes
 
 
