@@ -5,10 +5,15 @@ until that visitor's score differs from that of a stranger at the same commit.
 """
 
 import argparse
+import heapq
+import multiprocessing
 import random
-import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,7 @@ CONFIG = Path(services.datasets.__file__).parent / "synthetic.toml"
 _CLICK_SHARE = 0.1
 _DELAY_S = 5.0
 _TICK_S = 0.01
-_POLL_S = 0.01
+_POLL_S = 0.03
 _LIMIT_S = 30.0
 _SETTLE_S = 1.0
 
@@ -51,44 +56,54 @@ def shown(rng: random.Random, request: str, user: str | int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Load:
-    """Impressions at a rate, and clicks on a tenth of their items a few seconds later, straight to Kafka."""
+def click(request: str, item: int) -> dict[str, Any]:
+    """A click of now."""
+    return {"request_id": request, "item_id": item, "action": "click", "ts": _now_ms()}
 
-    def __init__(self, settings: Settings, rate: int) -> None:
-        self._settings, self._rate, self._stop = settings, rate, threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.sent, self.seconds = 0, 0.0
 
-    def __enter__(self) -> "Load":
-        self._thread.start()
-        return self
+@contextmanager
+def load(settings: Settings, rate: int) -> Iterator[Callable[[], float]]:
+    """Impressions at a rate, and clicks on a tenth of their items a few seconds later, straight to Kafka.
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    A process of its own: nothing that waits for an answer here slows it.
 
-    def _run(self) -> None:
-        topics, rng = self._settings.events.topics, random.Random(1)
-        waiting: list[tuple[float, dict[str, Any]]] = []
-        producer = KafkaProducer(**kafka_options(self._settings.events), linger_ms=5, acks="all")
-        start = time.monotonic()
-        while not self._stop.wait(_TICK_S):
-            self.seconds = time.monotonic() - start
-            while self.sent < self.seconds * self._rate:
-                event = shown(rng, f"load-{self.sent}", int(rng.paretovariate(0.8) * 10) % 50_000)
-                self.sent += 1
-                producer.send(topics.impressions, orjson.dumps(event), event["request_id"].encode())
-                for item in event["items"]:
-                    if rng.random() < _CLICK_SHARE:
-                        click = {"request_id": event["request_id"], "item_id": item["id"], "action": "click"}
-                        waiting.append((self.seconds + rng.expovariate(1 / _DELAY_S), click))
-            due = [click for at, click in waiting if at <= self.seconds]
-            waiting = [one for one in waiting if one[0] > self.seconds]
-            for click in due:
-                value = orjson.dumps({**click, "ts": _now_ms()})
-                producer.send(topics.actions, value, click["request_id"].encode())
-        producer.flush()
-        producer.close()
+    Yields:
+        How many impressions a second there were so far.
+    """
+    context = multiprocessing.get_context("spawn")
+    stop, sent, seconds = context.Event(), context.Value("q", 0), context.Value("d", 0.0)
+    process = context.Process(target=_send, args=(settings, rate, stop, sent, seconds))
+    process.start()
+    try:
+        yield lambda: sent.value / max(seconds.value, _TICK_S)
+    finally:
+        stop.set()
+        process.join()
+
+
+def _send(
+    settings: Settings, rate: int, stop: Event, sent: "Synchronized[int]", seconds: "Synchronized[float]"
+) -> None:
+    topics, rng = settings.events.topics, random.Random(1)
+    waiting: list[tuple[float, str, int]] = []  # clicks, the next first
+    producer = KafkaProducer(**kafka_options(settings.events), linger_ms=5, acks="all")
+    start, number = time.monotonic(), 0
+    while not stop.wait(_TICK_S):
+        now = time.monotonic() - start
+        while number < now * rate:
+            request = f"load-{number}"
+            event = shown(rng, request, int(rng.paretovariate(0.8) * 10) % 50_000)
+            producer.send(topics.impressions, orjson.dumps(event), request.encode())
+            for item in event["items"]:
+                if rng.random() < _CLICK_SHARE:
+                    heapq.heappush(waiting, (now + rng.expovariate(1 / _DELAY_S), request, item["id"]))
+            number += 1
+        while waiting and waiting[0][0] <= now:
+            _, request, item_id = heapq.heappop(waiting)
+            producer.send(topics.actions, orjson.dumps(click(request, item_id)), request.encode())
+        sent.value, seconds.value = number, time.monotonic() - start
+    producer.flush()
+    producer.close()
 
 
 def probe(client: httpx.Client, number: int) -> float:
@@ -97,9 +112,9 @@ def probe(client: httpx.Client, number: int) -> float:
     event = shown(rng, f"probe-{number}", f"visitor-{number}")
     client.post("/v1/events", json={"impressions": [event]}).raise_for_status()
     time.sleep(_SETTLE_S)
-    click = {"request_id": event["request_id"], "item_id": event["items"][0]["id"], "action": "click"}
     start = time.monotonic()
-    client.post("/v1/events", json={"actions": [{**click, "ts": _now_ms()}]}).raise_for_status()
+    clicked = click(event["request_id"], event["items"][0]["id"])
+    client.post("/v1/events", json={"actions": [clicked]}).raise_for_status()
     body = {"context": event["context"], "candidates": event["items"][:1], "log_impression": False}
     while time.monotonic() - start < _LIMIT_S:
         answers = [
@@ -117,7 +132,7 @@ def run(rate: int, seconds: int, per_second: float = 4.0) -> dict[str, Any]:
     """Probes for so many seconds, once windows close as fast as they open."""
     with (
         own_stack(CONFIG, DOLMEN_JOINER__ATTRIBUTION_WINDOW='"20s"') as (settings, addresses),
-        Load(settings, rate) as load,
+        load(settings, rate) as sent_per_s,
         httpx.Client(base_url=addresses.ranker_url, timeout=_LIMIT_S, trust_env=False) as client,
         ThreadPoolExecutor(64) as pool,
     ):  # fmt: skip
@@ -127,9 +142,9 @@ def run(rate: int, seconds: int, per_second: float = 4.0) -> dict[str, Any]:
             waiting.append(pool.submit(probe, client, number))
             time.sleep(1 / per_second)
         found = np.array([future.result() for future in waiting])
-        sent_per_s = load.sent / load.seconds
+        sent = sent_per_s()
     return {
-        "sent_per_s": sent_per_s,
+        "sent_per_s": sent,
         "clicks": found.size,
         "p50_s": float(np.quantile(found, 0.5, method="higher")),
         "p99_s": float(np.quantile(found, 0.99, method="higher")),
