@@ -12,17 +12,23 @@ RESAMPLES = 200
 
 
 @numba.njit(cache=True)
-def _weighted(scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.uint8]) -> float:
-    """AUC of examples by rising score, each counted so many times; ties count one half."""
+def _weighted(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], order: NDArray[np.int64], weights: NDArray[np.uint8]
+) -> float:
+    """AUC of examples, each counted so many times; ties count one half.
+
+    Scores (rising) and labels are by rank, `order` has the example of each rank, and weights are by example.
+    """
     below = pairs = good = bad = 0.0
     i = 0
-    while i < scores.size:
-        first, ups, downs = i, 0.0, 0.0
-        while i < scores.size and scores[i] == scores[first]:
+    while i < order.size:
+        score, ups, downs = scores[i], 0.0, 0.0
+        while i < order.size and scores[i] == score:
+            weight = weights[order[i]]
             if positive[i]:
-                ups += weights[i]
+                ups += weight
             else:
-                downs += weights[i]
+                downs += weight
             i += 1
         pairs += ups * (below + downs / 2.0)
         below += downs
@@ -86,9 +92,9 @@ class Resampled:
         for s, (y, x) in enumerate(zip(of_seed, scores, strict=True)):
             order = np.argsort(x, kind="stable")
             ranked, positive = x[order], y[order] > 0.5
-            self.found[s, 0] = _weighted(ranked, positive, np.ones(y.size, dtype=np.uint8))
+            self.found[s, 0] = _weighted(ranked, positive, order, np.ones(y.size, dtype=np.uint8))
             for r, weights in enumerate(_drawn(seed, s if of_seed is labels else 0, y.size)):
-                self.found[s, 1 + r] = _weighted(ranked, positive, weights[order])
+                self.found[s, 1 + r] = _weighted(ranked, positive, order, weights)
         draws = np.random.default_rng((seed, 1 << 20))
         self._drawn = draws.integers(0, len(scores), (RESAMPLES, len(scores)))
 

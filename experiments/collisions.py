@@ -133,8 +133,8 @@ def _section(found: dict[str, list[Passed]]) -> tuple[str, str]:
         ])  # fmt: skip
     head = ["tables", "users that collide", "items", "AUC", "difference", "AUC, second half", "difference",
             "tenths of the stream in which it is lower"]  # fmt: skip
-    few = [second[load].less(second[plain]).signed for load in (others[0], "2 ids a bucket")]
-    return table(head, rows), f"{few[0]} and {few[1]} in the second half"
+    few = [f"{second[load].less(second[plain]).signed} ({load})" for load in (others[0], "2 ids a bucket")]
+    return table(head, rows), " and ".join(few)
 
 
 def _tenths(done: list[Passed]) -> NDArray[np.float64]:

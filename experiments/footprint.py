@@ -85,9 +85,10 @@ def run(how: Run) -> Page:
         }
         for d in names
     }  # fmt: skip
+    areas = {d: {rule: _late(kept) for rule, kept in rules.items()} for d, rules in found.items()}
     sections, costs = [], []
     for d in names:
-        body, cost = _section(found[d])
+        body, cost = _section(found[d], areas[d])
         sections.append(f"## {d}\n\n{found[d][1, None][0].labels.size:,} examples.\n\n{body}")
         costs.append(f"{d} {cost}")
     finding = f"Ids admitted at their second sighting instead of their first: {'; '.join(costs)}."
@@ -100,10 +101,11 @@ def run(how: Run) -> Page:
         f"standard error over resamples of seeds and examples; differences are paired. {missing}\n\n"
         + "\n\n".join(sections)
     )
-    return Page("Admission and expiry", finding, text, _drawing(found))
+    return Page("Admission and expiry", finding, text, _drawing(found, areas))
 
 
 Rules = dict[tuple[int, int | None], list[Kept]]
+Areas = dict[tuple[int, int | None], Resampled]
 
 
 def _late(kept: list[Kept]) -> Resampled:
@@ -119,9 +121,8 @@ def _expiry(expire_ms: int | None) -> str:
     return "never" if expire_ms is None else f"{expire_ms // (_DAY_MS // 24)} h"
 
 
-def _section(found: Rules) -> tuple[str, str]:
+def _section(found: Rules, areas: Areas) -> tuple[str, str]:
     """A stream's table, and what the first step of admission costs in a few words."""
-    areas = {rule: _late(kept) for rule, kept in found.items()}
     all_of_it = found[1, None]
     rows = [
         [
@@ -139,15 +140,14 @@ def _section(found: Rules) -> tuple[str, str]:
     return text, f"{share:.0%} of the rows, AUC {areas[2, None].less(areas[1, None]).signed}"
 
 
-def _drawing(found: dict[str, Rules]) -> Callable[[Figure], None]:
+def _drawing(found: dict[str, Rules], areas: dict[str, Areas]) -> Callable[[Figure], None]:
     def draw(figure: Figure) -> None:
         for axis, (dataset, rules) in zip(np.atleast_1d(figure.subplots(1, len(found))), found.items(), strict=True):
             for expire in EXPIRE_MS[dataset]:
-                some = [(admit, rules[admit, expire]) for admit in ADMIT_AFTER]
-                x = [_mean(kept, "rows") for _, kept in some]
-                y = [_late(kept).auc().mean for _, kept in some]
+                x = [_mean(rules[admit, expire], "rows") for admit in ADMIT_AFTER]
+                y = [areas[dataset][admit, expire].auc().mean for admit in ADMIT_AFTER]
                 axis.plot(x, y, marker="o", label=f"expiry: {_expiry(expire)}")
-                for (admit, _), one_x, one_y in zip(some, x, y, strict=True):
+                for admit, one_x, one_y in zip(ADMIT_AFTER, x, y, strict=True):
                     axis.annotate(f"{admit}", (one_x, one_y), textcoords="offset points", xytext=(4, 4), fontsize=8)
             axis.set(title=f"{dataset}; numbers: sightings that admit", xlabel="rows", ylabel="AUC, second half")
             axis.grid(alpha=0.3)

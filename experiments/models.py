@@ -127,9 +127,10 @@ def run(how: Run) -> Page:
     absent = [name for name, package, *_ in PEERS if find_spec(package) is None]
     if absent:
         missing += f" Not installed here: {', '.join(absent)}."
+    areas = {d: _late(learners) for d, learners in found.items()}
     sections, best = [], []
     for d, learners in found.items():
-        body, first = _section(learners)
+        body, first = _section(learners, areas[d])
         sections.append(f"## {d}\n\n{body}")
         best.append(f"{d} {first}")
     finding = f"Highest AUC over the second half of the stream: {'; '.join(best)}."
@@ -141,7 +142,7 @@ def run(how: Run) -> Page:
         f"more with smoothed rates and counts of the main ids beside them. {missing}\n\n"
         + "\n\n".join([*sections, _speed(found)])
     )
-    return Page("The family of models", finding, text, _drawing(found))
+    return Page("The family of models", finding, text, _drawing(areas))
 
 
 def _late(learners: dict[str, list[Learned]]) -> dict[str, Resampled]:
@@ -154,9 +155,8 @@ def _late(learners: dict[str, list[Learned]]) -> dict[str, Resampled]:
     }
 
 
-def _section(learners: dict[str, list[Learned]]) -> tuple[str, str]:
+def _section(learners: dict[str, list[Learned]], areas: dict[str, Resampled]) -> tuple[str, str]:
     """A data set's table, and the best learner in a few words."""
-    areas = _late(learners)
     own, *_ = learners
     rows = []
     for name, some in learners.items():
@@ -183,16 +183,16 @@ def _speed(found: dict[str, dict[str, list[Learned]]]) -> str:
     )
 
 
-def _drawing(found: dict[str, dict[str, list[Learned]]]) -> Callable[[Figure], None]:
+def _drawing(areas: dict[str, dict[str, Resampled]]) -> Callable[[Figure], None]:
     def draw(figure: Figure) -> None:
-        axes = np.atleast_1d(figure.subplots(1, len(found), sharey=True))
-        for axis, (dataset, learners) in zip(axes, found.items(), strict=True):
-            areas = list(_late(learners).values())
-            some = [area.less(areas[0]) for area in areas]
+        axes = np.atleast_1d(figure.subplots(1, len(areas), sharey=True))
+        for axis, (dataset, of) in zip(axes, areas.items(), strict=True):
+            own = next(iter(of.values()))
+            some = [area.less(own) for area in of.values()]
             places = np.arange(len(some))
             axis.errorbar([one.mean for one in some], places, xerr=[one.error for one in some], fmt="o")
             axis.set(title=dataset, xlabel="AUC of the second half, less that of the shipped model", yticks=places)
-            axis.set_yticklabels(list(learners), fontsize=8)
+            axis.set_yticklabels(list(of), fontsize=8)
             axis.grid(alpha=0.3)
         axes[0].invert_yaxis()
 
