@@ -87,23 +87,27 @@ def _figure(value: float | None) -> str:
 def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
+
+    def heading(name: str) -> Column:
+        """One whose words no narrow terminal cuts."""
+        return Column(name.replace("_", " "), min_width=max(map(len, name.split("_"))))
 
     console = Console()
     first = next(iter(report["tasks"].values()))
     columns = [name for name in first if name not in ("reliability", "slices")]
-    table = Table("task", *(name.replace("_", " ") for name in columns))
+    table = Table("task", *map(heading, columns))
     for task, row in report["tasks"].items():
         table.add_row(task, *(_figure(row.get(name)) for name in columns))
-    console.print(table)
+    console.print(table, crop=False)
     for task, row in report["tasks"].items():
         for name, values in row.get("slices", {}).items():
             if not values:
                 continue
-            table = Table(f"{task} by {name}", *(key.replace("_", " ") for key in values[0] if key != "value"))
+            table = Table(f"{task} by {name}", *(heading(key) for key in values[0] if key != "value"))
             for one in values:
                 table.add_row(escape(one["value"]), *(_figure(v) for key, v in one.items() if key != "value"))
-            console.print(table)
+            console.print(table, crop=False)
     parameters = report["parameters"]
     console.print(
         f"{report['examples']:,} examples in {report['seconds']:.2f} s: "
