@@ -95,8 +95,9 @@ def run(how: Run) -> Page:
     text = (
         "One pass of the shipped configuration, every list scored before it is learned, all tables under one rule: "
         "an id gets a row at its n-th sighting, and a row that was not seen for so long, in event time, goes. Rows "
-        "and bytes are those at the end; bytes are of the trainer's rows with headers and optimizer state and of "
-        "their index. Where ids are counted there is the filter besides, whose size, `admission.memory`, is fixed "
+        "and bytes are those at the end, expired rows among them that the sweep, at four rows an example, has not "
+        "reached yet; bytes are of the trainer's rows with headers and optimizer state and of their index. Where "
+        "ids are counted there is the filter besides, whose size, `admission.memory`, is fixed "
         f"({_FILTER >> 20} MiB by default). AUC over the second half of the stream, mean of {len(seeds)} seeds ± the "
         f"standard error over resamples of seeds and examples; differences are paired. {missing}\n\n"
         + "\n\n".join(sections)
