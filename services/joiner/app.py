@@ -167,7 +167,7 @@ class Joiner:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
-            self._read(0 if any(pair.join.out for pair in self._pairs.values()) else _POLL_MS)
+            self._read(self._patience_ms())
             self._give_way()
             for pair in self._pairs.values():
                 pair.feed(_MOST_OUTPUTS)
@@ -180,6 +180,13 @@ class Joiner:
         for pair in self._pairs.values():
             if pair.changed:
                 self._commit(pair)
+
+    def _patience_ms(self) -> int:
+        """How long to wait for records: what is joined leaves when its transaction is due."""
+        if not any(pair.join.out for pair in self._pairs.values()):
+            return _POLL_MS
+        due = self._committed + self._config.joiner.commit_interval / 1000
+        return max(0, min(_POLL_MS, round((due - self._clock()) * 1000)))
 
     def _places(self) -> Iterator[tuple[Pair, int, Place]]:
         for number, pair in self._pairs.items():
