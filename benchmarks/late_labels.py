@@ -37,7 +37,7 @@ CLICK_MS = 2_000  # from the list to the click
 DELAY_S = 30.0
 FADE_S = 600.0
 WINDOWS_S = (20, 120, 600)
-STEPS = 1_000
+STEPS = 3_000
 MODES = {"window": (False, 0), "eager": (True, 0), "eager, with corrections": (True, 1_800_000)}
 
 
